@@ -1,0 +1,157 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How fast could this machine be right now? Peak rates of multiply-adds, of 8-bit dot products and
+// of reading memory, measured in the same program as what is compared with them, in CPU time of one
+// thread: machines are shared, so a number means something only as a fraction of these.
+
+#include <time.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <bisup/core/platform.hpp>
+#include <bisup/kernel/target.hpp>
+
+#if BISUP_X86
+#include <immintrin.h>
+#endif
+
+namespace bisup::bench {
+
+// CPU time of this thread, in seconds.
+inline double thread_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+template <class Work>
+double seconds_of(Work&& work) {
+  const double start = thread_seconds();
+  work();
+  return thread_seconds() - start;
+}
+
+// The middle one of an odd number of measurements.
+inline double median(std::vector<double> times) {
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+#if BISUP_X86
+namespace detail {
+
+// Twelve independent chains (of different values, or the compiler would make them one) hide the
+// latency: two instructions a cycle of four or five cycles each.
+inline constexpr int chains = 12;
+inline constexpr int rounds = 100'000;
+
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_OPTIMIZED inline float multiply_add_512() noexcept {
+  __m512 a = _mm512_set1_ps(1e-3f), sum[chains];
+#pragma GCC unroll 12
+  for (int i = 0; i < chains; ++i) sum[i] = _mm512_set1_ps(static_cast<float>(i));
+  for (int n = 0; n < rounds; ++n) {
+    asm volatile("" : "+v"(a));  // or the loop would be computed at compile time
+#pragma GCC unroll 12
+    for (int i = 0; i < chains; ++i) sum[i] = _mm512_fmadd_ps(a, a, sum[i]);
+  }
+#pragma GCC unroll 12
+  for (int i = 1; i < chains; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
+  return _mm512_cvtss_f32(sum[0]);
+}
+
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_OPTIMIZED inline float multiply_add_256() noexcept {
+  __m256 a = _mm256_set1_ps(1e-3f), sum[chains];
+#pragma GCC unroll 12
+  for (int i = 0; i < chains; ++i) sum[i] = _mm256_set1_ps(static_cast<float>(i));
+  for (int n = 0; n < rounds; ++n) {
+    asm volatile("" : "+x"(a));
+#pragma GCC unroll 12
+    for (int i = 0; i < chains; ++i) sum[i] = _mm256_fmadd_ps(a, a, sum[i]);
+  }
+#pragma GCC unroll 12
+  for (int i = 1; i < chains; ++i) sum[0] = _mm256_add_ps(sum[0], sum[i]);
+  return _mm256_cvtss_f32(sum[0]);
+}
+
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_OPTIMIZED inline int dot_512() noexcept {
+  __m512i a = _mm512_set1_epi8(1), sum[chains];
+#pragma GCC unroll 12
+  for (int i = 0; i < chains; ++i) sum[i] = _mm512_set1_epi32(i);
+  for (int n = 0; n < rounds; ++n) {
+    asm volatile("" : "+v"(a));
+#pragma GCC unroll 12
+    for (int i = 0; i < chains; ++i) sum[i] = _mm512_dpbusd_epi32(sum[i], a, a);
+  }
+#pragma GCC unroll 12
+  for (int i = 1; i < chains; ++i) sum[0] = _mm512_add_epi32(sum[0], sum[i]);
+  return _mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0]));
+}
+
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_OPTIMIZED inline int read_256(const __m256i* data, long count) noexcept {
+  __m256i seen[4] = {};
+  for (long i = 0; i < count; i += 4) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j)
+      seen[j] = _mm256_or_si256(seen[j], _mm256_loadu_si256(data + i + j));
+  }
+  seen[0] = _mm256_or_si256(_mm256_or_si256(seen[0], seen[1]), _mm256_or_si256(seen[2], seen[3]));
+  return _mm256_cvtsi256_si32(seen[0]);
+}
+
+}  // namespace detail
+
+// Billions of floating-point operations a second of one thread, with the widest registers there
+// are; zero where the processor has no such instruction.
+inline double multiply_add_peak() {
+  if (!runs_here(Target::avx2)) return 0;
+  volatile float sink = 0;
+  double wide = 0;
+  if (runs_here(Target::avx512))
+    wide = 32e-9 / seconds_of([&] { sink = detail::multiply_add_512(); });
+  const double narrow = 16e-9 / seconds_of([&] { sink = detail::multiply_add_256(); });
+  (void)sink;
+  return std::max(wide, narrow) * detail::chains * detail::rounds;
+}
+
+// The same of unsigned times signed 8-bit products and their sums (vpdpbusd).
+inline double dot_peak() {
+  if (!runs_here(Target::avx512_vnni)) return 0;
+  volatile int sink = 0;
+  const double seconds = seconds_of([&] { sink = detail::dot_512(); });
+  (void)sink;
+  return 128e-9 * detail::chains * detail::rounds / seconds;
+}
+
+// Gigabytes a second of one thread, read in order from 128 MiB, beyond every cache.
+inline double read_bandwidth() {
+  if (!runs_here(Target::avx2)) return 0;
+  static const std::vector<std::uint8_t> memory(std::size_t{128} << 20, 1);
+  volatile int sink = 0;
+  const double seconds = seconds_of([&] {
+    sink = detail::read_256(reinterpret_cast<const __m256i*>(memory.data()),
+                            static_cast<long>(memory.size() / 32));
+  });
+  (void)sink;
+  return static_cast<double>(memory.size()) * 1e-9 / seconds;
+}
+#else
+inline double multiply_add_peak() {
+  return 0;
+}
+inline double dot_peak() {
+  return 0;
+}
+inline double read_bandwidth() {
+  return 0;
+}
+#endif
+
+}  // namespace bisup::bench

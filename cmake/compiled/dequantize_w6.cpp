@@ -1,0 +1,8 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <bisup/ops/dequantize.hpp>
+
+template bisup::Entry<bisup::DequantizeFn> bisup::dequantize_kernel<6, false>(bisup::Target);
+template bisup::Entry<bisup::DequantizeFn> bisup::dequantize_kernel<6, true>(bisup::Target);
+template bisup::Entry<bisup::WeightOnlyFn> bisup::weight_only_kernel<6, false>(bisup::Target);
+template bisup::Entry<bisup::WeightOnlyFn> bisup::weight_only_kernel<6, true>(bisup::Target);

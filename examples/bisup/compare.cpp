@@ -1,0 +1,86 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/core.h>
+
+#include <bisup/evaluate/divergence.hpp>
+#include <memory>
+
+#include "command.hpp"
+#include "terminal.hpp"
+#include "windows.hpp"
+
+namespace command {
+
+namespace {
+
+struct CompareCommand {
+  Common common;
+  KvOptions kv;
+  std::string reference, text;
+  bisup::WindowOptions windows;
+
+  bisup::Result<void> run() const {
+    const Clock clock;
+    bisup::ThreadPool pool(common.threads);
+    const auto file = open_model(common.model, "", pool);
+    if (!file) return file.error();
+    const auto theirs = open_model(reference, "", pool);
+    if (!theirs) return theirs.error();
+    const auto tokenizer = open_tokenizer(file->tokenizer);
+    if (!tokenizer) return tokenizer.error();
+    const auto ids = read_ids(text, *tokenizer);
+    if (!ids) return ids.error();
+    Meter meter("windows");
+    const auto& model = file->model;
+    const auto result = bisup::divergence(model, kv_policy(model.scheme, kv), theirs->model,
+                                          bisup::KvPolicy::of(theirs->model.scheme), *ids, windows,
+                                          pool, std::ref(meter));
+    if (!result) return about(result.error(), text_name(text));
+    if (common.json) {
+      print({{"kl_mean", result->kl_mean},
+             {"kl_stderr", result->kl_stderr},
+             {"kl_p99", result->kl_p99},
+             {"top1_agreement", result->top1_agreement},
+             {"perplexity", result->model.perplexity()},
+             {"nll", result->model.nll},
+             {"nll_stderr", result->model.nll_stderr},
+             {"reference_perplexity", result->reference.perplexity()},
+             {"reference_nll", result->reference.nll},
+             {"reference_nll_stderr", result->reference.nll_stderr},
+             {"windows", result->model.windows},
+             {"tokens", result->model.tokens},
+             {"context", result->model.context},
+             {"model", common.model},
+             {"scheme", model.scheme.name()},
+             {"reference", reference},
+             {"reference_scheme", theirs->model.scheme.name()},
+             {"kv_sinks", kv.sinks},
+             {"kv_recent", kv.recent},
+             {"seconds", clock.seconds()}});
+      return {};
+    }
+    fmt::print(
+        "{} against {}: KL {:.5f} +- {:.5f}, 99th percentile {:.4f}, same top token {:.2f} %\n",
+        model.scheme.name(), theirs->model.scheme.name(), result->kl_mean, result->kl_stderr,
+        result->kl_p99, 100 * result->top1_agreement);
+    fmt::print("perplexity {:.4f} against {:.4f}, {} windows of {} tokens, {}\n",
+               result->model.perplexity(), result->reference.perplexity(), result->model.windows,
+               result->model.context, duration(clock.seconds()));
+    return {};
+  }
+};
+
+}  // namespace
+
+void add_compare(CLI::App& app, Action& action) {
+  const auto options = std::make_shared<CompareCommand>();
+  CLI::App* sub = add_subcommand(
+      app, "compare", "Measures how far a model's predictions are from another's",
+      "bisup compare small.safetensors --reference model.gguf --text book.txt", options->common);
+  sub->add_option("--reference", options->reference, "the model to compare with")->required();
+  add_window_options(*sub, options->text, options->windows);
+  add_kv_options(*sub, options->kv);
+  sub->callback([options, &action] { action = [options] { return options->run(); }; });
+}
+
+}  // namespace command

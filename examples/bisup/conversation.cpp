@@ -1,0 +1,119 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include "conversation.hpp"
+
+#include <algorithm>
+#include <bisup/text/model_files.hpp>
+#include <utility>
+
+#include "terminal.hpp"
+
+namespace command {
+
+namespace text = bisup::text;
+using bisup::Errc;
+using bisup::Error;
+using bisup::Result;
+
+void add_conversation_options(CLI::App& sub, ConversationOptions& options) {
+  sub.add_option("-n,--tokens", options.generate.tokens, "tokens of an answer, at most")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  sub.add_option("--context", options.context,
+                 "tokens that can be remembered (at most the model's)")
+      ->check(CLI::Range(2, 1 << 26))
+      ->capture_default_str();
+  add_sampling_options(sub, options.generate.sampling, options.generate.stops);
+  add_scheme_option(sub, options.scheme, "simulate this scheme on a float model");
+  add_kv_options(sub, options.kv);
+  sub.add_option("--template", options.chat_family,
+                 "the chat template's family, whatever the model says")
+      ->check(CLI::IsMember({"chatml", "qwen", "llama2", "llama3"}));
+}
+
+Result<std::unique_ptr<Conversation>> Conversation::open(const ConversationOptions& options,
+                                                         bool chat) {
+  bisup::ThreadPool pool(options.common.threads);
+  auto file = open_model(options.common.model, options.scheme, pool);
+  if (!file) return file.error();
+  auto tokenizer = open_tokenizer(file->tokenizer);
+  if (!tokenizer) return tokenizer.error();
+  std::unique_ptr<Conversation> made(
+      new Conversation(options, std::move(file).value(), std::move(tokenizer).value()));
+  auto& eos = made->options_.generate.eos;
+  eos = made->model().config.eos_ids;
+  eos.insert(eos.end(), made->tokenizer_.eos().begin(), made->tokenizer_.eos().end());
+  if (chat) {
+    if (auto found = made->find_template(); !found) return found.error();
+  }
+  return made;
+}
+
+Result<void> Conversation::find_template() {
+  if (!options_.chat_family.empty()) {
+    const auto family = text::chat_family(options_.chat_family);
+    if (!family) return family.error();
+    template_ = text::ChatTemplate(*family);
+  } else {
+    auto found = text::load_chat_template(file_.tokenizer);
+    if (!found) return about(found.error(), options_.common.model);
+    template_ = std::move(found).value();
+  }
+  // Some files name only the end of a document as their end; a turn ends as its template says.
+  for (const char* end_of_turn : {"<|im_end|>", "<|eot_id|>"}) {
+    const int id = tokenizer_.find(end_of_turn);
+    if (id != text::no_token && tokenizer_.is_special(id)) options_.generate.eos.push_back(id);
+  }
+  return {};
+}
+
+Result<std::vector<int>> Conversation::ids_of(std::span<const text::ChatMessage> messages) const {
+  text::ChatOptions options;
+  if (tokenizer_.bos() != text::no_token) options.bos = tokenizer_.token(tokenizer_.bos());
+  if (!tokenizer_.eos().empty()) options.eos = tokenizer_.token(tokenizer_.eos().front());
+  if (options.eos.empty() && !model().config.eos_ids.empty()) {
+    options.eos = tokenizer_.token(model().config.eos_ids.front());
+  }
+  const auto segments = template_.format(messages, options);
+  if (!segments) return about(segments.error(), options_.common.model);
+  return tokenizer_.encode(*segments);
+}
+
+Result<Answer> Conversation::answer(const std::vector<int>& ids, const text::Emit& show) {
+  if (session_.empty()) {
+    const int capacity = std::min(options_.context, model().config.max_positions);
+    auto made = bisup::llama::Session::make(model(), capacity,
+                                            kv_policy(model().scheme, options_.kv), pool_);
+    if (!made) return about(made.error(), options_.common.model);
+    session_.push_back(std::move(made).value());
+  }
+  auto& session = session_.front();
+  // At least the last token is computed again: its logits are needed.
+  const auto differs = std::mismatch(known_.begin(), known_.end(), ids.begin(), ids.end() - 1);
+  const auto kept = static_cast<std::size_t>(differs.first - known_.begin());
+  session.truncate(static_cast<int>(kept));
+  known_.resize(kept);
+  const auto prompt = std::span(ids).subspan(kept);
+
+  Answer result;
+  const Clock clock;
+  double first_token = 0;
+  auto generation =
+      text::generate(session, prompt, tokenizer_, options_.generate, [&](std::string_view piece) {
+        if (first_token == 0) first_token = clock.seconds();
+        result.text += piece;
+        return show(piece) && !interrupted();
+      });
+  if (!generation) return about(generation.error(), options_.common.model);
+  result.generation = std::move(generation).value();
+  const int tokens = static_cast<int>(result.generation.ids.size());
+  if (first_token == 0) first_token = clock.seconds();
+  result.speed = {static_cast<int>(prompt.size()), tokens, first_token,
+                  clock.seconds() - first_token};
+  known_ = ids;
+  known_.insert(known_.end(), result.generation.ids.begin(), result.generation.ids.end());
+  known_.resize(std::min(known_.size(), static_cast<std::size_t>(session.size())));
+  return result;
+}
+
+}  // namespace command

@@ -1,0 +1,75 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How do generate and chat talk to a model? A Conversation opens model, tokenizer and template once
+// and answers token lists; what people write is never read as special tokens.
+
+#include <bisup/llama/session.hpp>
+#include <bisup/text/chat_template.hpp>
+#include <bisup/text/generate.hpp>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "command.hpp"
+
+namespace command {
+
+struct ConversationOptions {
+  Common common;
+  KvOptions kv;
+  std::string scheme, chat_family;
+  int context = 4096;
+  bisup::text::GenerateOptions generate;
+};
+// Everything above but MODEL and what `common` declares.
+void add_conversation_options(CLI::App& sub, ConversationOptions& options);
+
+struct Speed {
+  int prompt_tokens = 0, tokens = 0;
+  double prompt_seconds = 0, seconds = 0;  // to the first token; from the first to the last
+  [[nodiscard]] double prompt_rate() const { return prompt_tokens / prompt_seconds; }
+  [[nodiscard]] double rate() const { return (tokens - 1) / seconds; }
+};
+
+struct Answer {
+  std::string text;
+  bisup::text::Generation generation;
+  Speed speed;
+};
+
+class Conversation {
+ public:
+  // chat: the model must have a template that is known, or options.chat_family names one.
+  static bisup::Result<std::unique_ptr<Conversation>> open(const ConversationOptions& options,
+                                                           bool chat);
+
+  [[nodiscard]] bisup::Result<std::vector<int>> ids_of(
+      std::span<const bisup::text::ChatMessage> messages) const;
+  [[nodiscard]] const bisup::text::Tokenizer& tokenizer() const { return tokenizer_; }
+  [[nodiscard]] const bisup::llama::Model& model() const { return file_.model; }
+
+  // Answers the whole token list; what the cache knows of its beginning is not computed again.
+  // Pieces of text go to `show` as they are certain.
+  bisup::Result<Answer> answer(const std::vector<int>& ids, const bisup::text::Emit& show);
+
+ private:
+  Conversation(const ConversationOptions& options, bisup::io::ModelFile file,
+               bisup::text::Tokenizer tokenizer)
+      : options_(options),
+        pool_(options.common.threads),
+        file_(std::move(file)),
+        tokenizer_(std::move(tokenizer)) {}
+  bisup::Result<void> find_template();
+
+  ConversationOptions options_;
+  bisup::ThreadPool pool_;
+  bisup::io::ModelFile file_;
+  bisup::text::Tokenizer tokenizer_;
+  bisup::text::ChatTemplate template_{bisup::text::ChatFamily::chatml};
+  std::vector<bisup::llama::Session> session_;  // one, made when the first question comes
+  std::vector<int> known_;                      // the tokens in it
+};
+
+}  // namespace command

@@ -1,0 +1,72 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/core.h>
+
+#include <cstdio>
+#include <memory>
+
+#include "conversation.hpp"
+#include "terminal.hpp"
+
+namespace command {
+
+namespace {
+
+struct GenerateCommand : ConversationOptions {
+  std::string prompt, system;
+  bool chat = false;
+
+  bisup::Result<void> run() const {
+    auto opened = Conversation::open(*this, chat);
+    if (!opened) return opened.error();
+    Conversation& conversation = **opened;
+    std::vector<bisup::text::ChatMessage> messages;
+    if (!system.empty()) messages.push_back({"system", system});
+    messages.push_back({"user", prompt});
+    const auto ids = chat ? conversation.ids_of(messages) : conversation.tokenizer().encode(prompt);
+    if (!ids) return about(ids.error(), common.model);
+    if (ids->empty()) return bisup::Error{bisup::Errc::too_short, "the prompt has no tokens"};
+
+    const auto answer = conversation.answer(*ids, [this](std::string_view piece) {
+      if (!common.json) {
+        fmt::print("{}", piece);
+        std::fflush(stdout);
+      }
+      return true;
+    });
+    if (!answer) return answer.error();
+    const Speed& speed = answer->speed;
+    if (common.json) {
+      print({{"model", common.model},
+             {"scheme", conversation.model().scheme.name()},
+             {"text", answer->text},
+             {"tokens", answer->generation.ids},
+             {"finish", name(answer->generation.finish)},
+             {"prompt_tokens", speed.prompt_tokens},
+             {"prompt_tokens_per_second", speed.prompt_rate()},
+             {"tokens_per_second", speed.rate()}});
+    } else {
+      fmt::print("\n");
+      fmt::print(stderr, "{} tokens read at {:.1f} a second, {} written at {:.1f} a second\n",
+                 speed.prompt_tokens, speed.prompt_rate(), speed.tokens, speed.rate());
+    }
+    if (interrupted()) return bisup::Error{bisup::Errc::interrupted, "stopped"};
+    return {};
+  }
+};
+
+}  // namespace
+
+void add_generate(CLI::App& app, Action& action) {
+  const auto options = std::make_shared<GenerateCommand>();
+  CLI::App* sub = add_subcommand(
+      app, "generate", "Continues a text, or answers it with --chat",
+      "bisup generate model.gguf --chat --prompt 'What is a prime number?'", options->common);
+  sub->add_option("--prompt", options->prompt, "the text")->required();
+  CLI::Option* chat = sub->add_flag("--chat", options->chat, "ask by the model's chat template");
+  sub->add_option("--system", options->system, "the system message")->needs(chat);
+  add_conversation_options(*sub, *options);
+  sub->callback([options, &action] { action = [options] { return options->run(); }; });
+}
+
+}  // namespace command

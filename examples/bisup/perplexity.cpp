@@ -1,0 +1,81 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/core.h>
+
+#include <bisup/evaluate/perplexity.hpp>
+#include <memory>
+
+#include "command.hpp"
+#include "terminal.hpp"
+#include "windows.hpp"
+
+namespace command {
+
+void add_window_options(CLI::App& sub, std::string& text, bisup::WindowOptions& windows) {
+  sub.add_option("--text", text, "the text; - or nothing: standard input");
+  sub.add_option("--context", windows.context,
+                 "tokens of a window (default: 2048 or all the model can)")
+      ->check(CLI::Range(2, 1 << 26));
+  sub.add_option("--windows", windows.windows, "use the first N windows (default: all)")
+      ->check(CLI::Range(1, 1 << 30));
+}
+
+namespace {
+
+struct PerplexityCommand {
+  Common common;
+  KvOptions kv;
+  std::string text, scheme;
+  bisup::WindowOptions windows;
+
+  bisup::Result<void> run() const {
+    const Clock clock;
+    bisup::ThreadPool pool(common.threads);
+    const auto file = open_model(common.model, scheme, pool);
+    if (!file) return file.error();
+    const auto tokenizer = open_tokenizer(file->tokenizer);
+    if (!tokenizer) return tokenizer.error();
+    const auto ids = read_ids(text, *tokenizer);
+    if (!ids) return ids.error();
+    Meter meter("windows");
+    const auto& model = file->model;
+    const auto result =
+        bisup::perplexity(model, *ids, windows, kv_policy(model.scheme, kv), pool, std::ref(meter));
+    if (!result) return about(result.error(), text_name(text));
+    if (common.json) {
+      print({{"perplexity", result->perplexity()},
+             {"nll", result->nll},
+             {"nll_stderr", result->nll_stderr},
+             {"windows", result->windows},
+             {"tokens", result->tokens},
+             {"context", result->context},
+             {"model", common.model},
+             {"scheme", model.scheme.name()},
+             {"float_weights", file->weights_note},
+             {"kv_sinks", kv.sinks},
+             {"kv_recent", kv.recent},
+             {"seconds", clock.seconds()}});
+      return {};
+    }
+    // d exp(nll) = exp(nll) d nll
+    fmt::print("{}: perplexity {:.4f} +- {:.4f} (nll {:.5f}), {} windows of {} tokens, {}\n",
+               model.scheme.name(), result->perplexity(), result->perplexity() * result->nll_stderr,
+               result->nll, result->windows, result->context, duration(clock.seconds()));
+    return {};
+  }
+};
+
+}  // namespace
+
+void add_perplexity(CLI::App& app, Action& action) {
+  const auto options = std::make_shared<PerplexityCommand>();
+  CLI::App* sub = add_subcommand(
+      app, "perplexity", "Measures how a model predicts a text",
+      "bisup perplexity model.gguf --text book.txt --context 1024 --windows 20", options->common);
+  add_window_options(*sub, options->text, options->windows);
+  add_scheme_option(*sub, options->scheme, "simulate this scheme on a float model");
+  add_kv_options(*sub, options->kv);
+  sub->callback([options, &action] { action = [options] { return options->run(); }; });
+}
+
+}  // namespace command

@@ -1,0 +1,66 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include "terminal.hpp"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <utility>
+
+namespace command {
+
+namespace {
+
+volatile std::sig_atomic_t stop = 0;
+
+extern "C" void on_signal(int number) {
+  stop = 1;
+  std::signal(number, SIG_DFL);
+}
+
+}  // namespace
+
+void catch_interrupts() {
+  stop = 0;
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) std::signal(number, on_signal);
+}
+
+bool interrupted() {
+  return stop != 0;
+}
+
+void let_interrupts_end() {
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) std::signal(number, SIG_DFL);
+}
+
+std::string duration(double seconds) {
+  if (seconds < 60) return fmt::format("{:.1f} s", seconds);
+  const auto whole = static_cast<long>(seconds + 0.5);
+  return fmt::format("{} min {:02} s", whole / 60, whole % 60);
+}
+
+std::string size(double bytes) {
+  if (bytes < 1e6) return fmt::format("{:.1f} kB", bytes / 1e3);
+  return bytes < 1e9 ? fmt::format("{:.1f} MB", bytes / 1e6)
+                     : fmt::format("{:.2f} GB", bytes / 1e9);
+}
+
+Meter::Meter(std::string what)
+    : what_(std::move(what)), is_terminal_(::isatty(STDERR_FILENO) != 0) {}
+
+Meter::~Meter() {
+  if (shown_) fmt::print(stderr, "\r\033[K");
+}
+
+bool Meter::operator()(int done, int all) {
+  if (is_terminal_ && done < all) {
+    const double left = clock_.seconds() / done * (all - done);
+    fmt::print(stderr, "\r{}: {} of {}, about {} left\033[K", what_, done, all, duration(left));
+    std::fflush(stderr);
+    shown_ = true;
+  }
+  return !interrupted();
+}
+
+}  // namespace command

@@ -1,0 +1,86 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// On what is a model judged? The field's protocol (docs/evaluation.md): the text tokenized once,
+// cut into windows that do not overlap, every position but the first of a window predicted; the
+// rest is dropped.
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <bisup/core/matrix.hpp>
+#include <bisup/core/result.hpp>
+#include <bisup/llama/session.hpp>
+
+namespace bisup {
+
+struct WindowOptions {
+  int context = 0;  // tokens a window; 0: min(2048, the model's positions)
+  int windows = 0;  // at most so many; 0: all
+};
+
+// Called with (windows done, windows in all); returning false stops with Errc::interrupted.
+using Progress = std::function<bool(int, int)>;
+
+struct Windows {
+  int context = 0, count = 0;
+
+  [[nodiscard]] std::span<const int> at(std::span<const int> ids, int window) const {
+    return ids.subspan(static_cast<std::size_t>(window) * static_cast<std::size_t>(context),
+                       static_cast<std::size_t>(context));
+  }
+};
+
+// Errors: too_short (not one whole window), out_of_range (a context the model cannot hold).
+[[nodiscard]] inline Result<Windows> cut_windows(std::size_t tokens, int max_positions,
+                                                 const WindowOptions& options) {
+  const int context = options.context == 0 ? std::min(2048, max_positions) : options.context;
+  if (context < 2 || context > max_positions) {
+    return Error{Errc::out_of_range, "a window of " + std::to_string(context) +
+                                         " tokens; the model has " + std::to_string(max_positions) +
+                                         " positions and a window needs two"};
+  }
+  const auto whole =
+      static_cast<int>(std::min<std::size_t>(tokens / static_cast<std::size_t>(context), 1 << 30));
+  if (whole == 0) {
+    return Error{Errc::too_short, "the text has " + std::to_string(tokens) +
+                                      " tokens, one window has " + std::to_string(context)};
+  }
+  return Windows{context, options.windows == 0 ? whole : std::min(whole, options.windows)};
+}
+
+// Mean of window means with its standard error: their deviation / sqrt(windows); NaN for one
+// window.
+struct WindowMean {
+  double mean = 0, standard_error = std::numeric_limits<double>::quiet_NaN();
+};
+
+[[nodiscard]] inline WindowMean mean_of_windows(std::span<const double> means) {
+  WindowMean result;
+  const double n = static_cast<double>(means.size());
+  for (const double m : means) result.mean += m / n;
+  if (means.size() < 2) return result;
+  double squares = 0;
+  for (const double m : means) squares += (m - result.mean) * (m - result.mean);
+  result.standard_error = std::sqrt(squares / (n - 1) / n);
+  return result;
+}
+
+// log sum exp of one row of logits.
+[[nodiscard]] inline double log_sum_exp(std::span<const float> logits) {
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float l : logits) sum += static_cast<double>(std::exp(l - largest));
+  return static_cast<double>(largest) + std::log(sum);
+}
+
+// Logits are made for so many positions at a time: 128 rows of a 150,000-token vocabulary are 77
+// MB.
+inline constexpr int positions_at_a_time = 128;
+
+}  // namespace bisup

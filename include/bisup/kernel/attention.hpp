@@ -1,0 +1,82 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Who provides the parts of attention? kernel/scalar_attention.hpp says what each computes;
+// ops/attend.hpp and cache/ put them together.
+
+#include <array>
+#include <cstdint>
+
+#include <bisup/kernel/avx2/attention.hpp>
+#include <bisup/kernel/avx2/kv_codes.hpp>
+#include <bisup/kernel/avx512/attention.hpp>
+#include <bisup/kernel/avx512/kv_codes.hpp>
+#include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/scalar_attention.hpp>
+
+namespace bisup {
+
+struct AttentionKernels {
+  using Dequantize = void (*)(const std::uint8_t* codes, const Half* scales,
+                              const std::uint8_t* zeros, const KvPanel& panel, float* out) noexcept;
+
+  void (*attend)(const AttentionTile& tile) noexcept;
+  void (*join)(const float* out, const float* maximum, const float* sum, int rows, int dim,
+               float* total, float* total_maximum, float* total_sum) noexcept;
+  void (*scale)(const float* x, int count, float factor, float* y) noexcept;
+  Extremes (*extremes)(const float* x, int count) noexcept;
+  void (*round_group)(const float* x, int count, const Rounding& r, std::uint8_t* codes) noexcept;
+  std::array<Dequantize, 9> keys, values;  // by bits
+};
+
+template <class T = float>
+inline constexpr std::array attention_kernel_table = {
+#if BISUP_X86
+    Entry<AttentionKernels>{
+        Target::avx512,
+        {avx512::attend,
+         avx512::join,
+         avx512::scale,
+         avx512::extremes,
+         avx512::round_group,
+         {nullptr, nullptr, avx512::dequantize_keys<2>, avx512::dequantize_keys<3>,
+          avx512::dequantize_keys<4>, nullptr, nullptr, nullptr, avx512::dequantize_keys<8>},
+         {nullptr, nullptr, avx512::dequantize_values<2>, avx512::dequantize_values<3>,
+          avx512::dequantize_values<4>, nullptr, nullptr, nullptr, avx512::dequantize_values<8>}}},
+    Entry<AttentionKernels>{
+        Target::avx2,
+        {avx2::attend,
+         avx2::join,
+         avx2::scale,
+         avx2::extremes,
+         avx2::round_group,
+         {nullptr, nullptr, avx2::dequantize_keys<2>, avx2::dequantize_keys<3>,
+          avx2::dequantize_keys<4>, nullptr, nullptr, nullptr, avx2::dequantize_keys<8>},
+         {nullptr, nullptr, avx2::dequantize_values<2>, avx2::dequantize_values<3>,
+          avx2::dequantize_values<4>, nullptr, nullptr, nullptr, avx2::dequantize_values<8>}}},
+#endif
+    Entry<AttentionKernels>{
+        Target::scalar,
+        {scalar::attend,
+         scalar::join,
+         scalar::scale,
+         scalar::extremes,
+         scalar::round_group,
+         {nullptr, nullptr, scalar::dequantize_keys<2>, scalar::dequantize_keys<3>,
+          scalar::dequantize_keys<4>, nullptr, nullptr, nullptr, scalar::dequantize_keys<8>},
+         {nullptr, nullptr, scalar::dequantize_values<2>, scalar::dequantize_values<3>,
+          scalar::dequantize_values<4>, nullptr, nullptr, nullptr, scalar::dequantize_values<8>}}},
+};
+
+template <class T = float>
+const AttentionKernels& attention_kernels() {
+  static const AttentionKernels kernels =
+      choose(attention_kernel_table<T>, active_target()).function;
+  return kernels;
+}
+
+#if defined(BISUP_COMPILED)
+extern template const AttentionKernels& attention_kernels<float>();
+#endif
+
+}  // namespace bisup

@@ -1,0 +1,79 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What does one step of attention read and write? Some queries of one KV head against one tile of
+// 64 keys: scores, online softmax and weighted values in one call. The queries carry the softmax
+// scale and log2(e), so weights are powers of two.
+//
+// Results must not depend on which queries are computed together, so each row follows one order:
+// scores sum over dim; weighted values sum over the exact keys of the tile, then over its packed
+// keys, both by position. A key that a row does not see has weight zero, which changes no sum.
+
+#include <algorithm>
+
+#include <bisup/pack/kv_view.hpp>
+
+namespace bisup {
+
+struct AttentionTile {
+  const float* queries = nullptr;  // [rows, dim]
+  float* out = nullptr;            // [rows, dim], not yet divided by sum
+  float* maximum = nullptr;        // [rows]
+  float* sum = nullptr;            // [rows]
+  int rows = 0, dim = 0;           // row r is query first_query + r / heads
+  int heads = 1;                   // query heads that share this KV head
+  int first_query = 0, first_key = 0;
+  KvLaw law{};
+  const float* exact_keys[kv_panels] = {};    // [dim][16] each
+  const float* packed_keys[kv_panels] = {};   // the same, dequantized
+  const float* exact_values[kv_panels] = {};  // [16][dim] each
+  const float* packed_values[kv_panels] = {};
+};
+
+// Keys first ... last - 1 of a tile; empty to begin with.
+struct KeyRange {
+  int first = kv_tile, last = 0;
+
+  [[nodiscard]] constexpr bool empty() const { return first >= last; }
+  constexpr void include(KeyRange other) {
+    if (other.empty()) return;
+    first = std::min(first, other.first), last = std::max(last, other.last);
+  }
+};
+
+// What one row sees of a tile, as positions in it: keys first ... last - 1; of them exact_below and
+// less, or exact_from and more, are exact.
+struct RowSpan {
+  int first, last, exact_below, exact_from;
+
+  // The smallest ranges that hold all exact keys, and all packed ones, that the row sees.
+  [[nodiscard]] constexpr KeyRange exact_keys() const {
+    KeyRange range{first, std::min(last, exact_below)};
+    if (range.empty()) range = {};
+    range.include({std::max(first, exact_from), last});
+    return range;
+  }
+  [[nodiscard]] constexpr KeyRange packed_keys() const {
+    return {std::max(first, exact_below), std::min(last, exact_from)};
+  }
+};
+
+[[nodiscard]] constexpr RowSpan row_span(const AttentionTile& tile, int row) {
+  const int query = tile.first_query + row / tile.heads;
+  const auto in_tile = [&](int key) { return std::clamp(key - tile.first_key, 0, kv_tile); };
+  return {in_tile(tile.law.first_visible(query)), in_tile(query + 1), in_tile(tile.law.exact_below),
+          in_tile(tile.law.first_recent(query))};
+}
+
+// 2^f for |f| <= 1/2: minimax in the relative error, 2e-9, with 2^0 = 1 exactly.
+inline constexpr float exp2_terms[] = {0x1.41fbbcp-13f,
+                                       0x1.5f3e54p-10f,
+                                       0x1.3b2d4cp-7f,
+                                       0x1.c6aee8p-5f,
+                                       0x1.ebfbdcp-3f,
+                                       0x1.62e430p-1f,
+                                       1.0f};
+// Below this weights are 2^-126: nothing, and the exponent stays normal.
+inline constexpr float smallest_exponent = -126.0f;
+
+}  // namespace bisup

@@ -1,0 +1,75 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How do 64 codes of a panel16 step become 64 bytes in AVX-512, and 16 stored scales 16 floats?
+
+#include <bisup/core/platform.hpp>
+#if BISUP_X86
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include <bisup/core/format.hpp>
+#include <bisup/kernel/target.hpp>
+#include <bisup/kernel/unpack.hpp>
+
+BISUP_INTRINSICS_BEGIN
+namespace bisup::avx512 {
+
+// The bits from `Bit` on of one step, merged into `done`.
+template <int Bits, int Step, int Bit>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE __m512i unpack_from(const std::uint8_t* tile, __m512i done) noexcept {
+  if constexpr (Bit == Bits) {
+    return done;
+  } else {
+    constexpr Piece piece = piece_at<Bits>(Step, Bit);
+    __m512i v = _mm512_loadu_si512(tile + piece.vector * panel16::vector_bytes);
+    if constexpr (piece.shift() > 0) v = _mm512_srli_epi16(v, piece.shift());
+    if constexpr (piece.shift() < 0) v = _mm512_slli_epi16(v, -piece.shift());
+    const __m512i mask = _mm512_set1_epi8(static_cast<char>(piece.mask()));
+    constexpr int and_or = 0xea;  // (v & mask) | done
+    v = Bit == 0 ? _mm512_and_si512(v, mask) : _mm512_ternarylogic_epi32(v, mask, done, and_or);
+    return unpack_from<Bits, Step, Bit + piece.length>(tile, v);
+  }
+}
+
+// Codes of step `Step` of a tile, byte lane 4 row + code mod 4.
+template <int Bits, int Step>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE __m512i unpack(const std::uint8_t* tile) noexcept {
+  if constexpr (Bits == 8) return _mm512_loadu_si512(tile + Step * panel16::vector_bytes);
+  return unpack_from<Bits, Step, 0>(tile, _mm512_setzero_si512());
+}
+
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE __m512 load_scales(const void* scales, Scale type, std::size_t index) noexcept {
+  if (type == Scale::f32) return _mm512_loadu_ps(static_cast<const float*>(scales) + index);
+  const __m256i half = _mm256_loadu_si256(
+      reinterpret_cast<const __m256i*>(static_cast<const std::uint16_t*>(scales) + index));
+  if (type == Scale::f16) return _mm512_cvtph_ps(half);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE __m512i load_zeros(const std::uint8_t* zeros) noexcept {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
+}
+
+// Four consecutive activation codes in every lane.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE __m512i broadcast_codes(const std::int8_t* four) noexcept {
+  std::int32_t bits;
+  __builtin_memcpy(&bits, four, sizeof bits);
+  return _mm512_set1_epi32(bits);
+}
+
+// Lanes of a panel that are rows of the matrix.
+[[nodiscard]] constexpr unsigned row_mask(int rows_left) {
+  return rows_left >= 16 ? 0xffffu : rows_left <= 0 ? 0u : (1u << rows_left) - 1u;
+}
+
+}  // namespace bisup::avx512
+BISUP_INTRINSICS_END
+#endif

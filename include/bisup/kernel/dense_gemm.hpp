@@ -1,0 +1,59 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Who provides dense products? One table for the pieces of a blocked product and one for the
+// product with a few tokens; ops/gemm_dense.hpp is the entrance.
+
+#include <array>
+
+#include <bisup/kernel/avx2/dense_gemm.hpp>
+#include <bisup/kernel/avx2/dense_gemv.hpp>
+#include <bisup/kernel/avx512/dense_gemm.hpp>
+#include <bisup/kernel/avx512/dense_gemv.hpp>
+#include <bisup/kernel/dense_operand.hpp>
+#include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/scalar_dense.hpp>
+
+namespace bisup {
+
+// Tables and resolvers are templates only so that a program that links bisup::compiled does not
+// compile the kernels again.
+template <class T = float>
+inline constexpr std::array dense_gemm_kernels = {
+#if BISUP_X86
+    Entry<DenseGemmKernel>{
+        Target::avx512, {12, 4, avx512::dense_panel_rows, avx512::dense_pack, avx512::dense_tile}},
+    Entry<DenseGemmKernel>{Target::avx2,
+                           {6, 2, avx2::dense_panel_rows, avx2::dense_pack, avx2::dense_tile}},
+#endif
+    Entry<DenseGemmKernel>{
+        Target::scalar, {4, 4, scalar::dense_panel_rows, scalar::dense_pack, scalar::dense_tile}},
+};
+
+template <class T = float>
+inline constexpr std::array dense_gemv_kernels = {
+#if BISUP_X86
+    Entry<DenseGemvFn>{Target::avx512, avx512::dense_gemv},
+    Entry<DenseGemvFn>{Target::avx2, avx2::dense_gemv},
+#endif
+    Entry<DenseGemvFn>{Target::scalar, scalar::dense_gemv},
+};
+
+template <class T = float>
+const DenseGemmKernel& dense_gemm_kernel() {
+  static const DenseGemmKernel kernel = choose(dense_gemm_kernels<T>, active_target()).function;
+  return kernel;
+}
+
+template <class T = float>
+DenseGemvFn dense_gemv_kernel() {
+  static const DenseGemvFn kernel = choose(dense_gemv_kernels<T>, active_target()).function;
+  return kernel;
+}
+
+#if defined(BISUP_COMPILED)
+extern template const DenseGemmKernel& dense_gemm_kernel<float>();
+extern template DenseGemvFn dense_gemv_kernel<float>();
+#endif
+
+}  // namespace bisup

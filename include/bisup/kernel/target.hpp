@@ -1,0 +1,113 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Which instructions may run here? A Target is a set of instructions that kernels are compiled for;
+// the best one of this processor is used unless BISUP_TARGET names a weaker one.
+
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <bisup/core/platform.hpp>
+#include <bisup/core/result.hpp>
+
+namespace bisup {
+
+enum class Target : std::uint8_t { scalar, neon, avx2, avx_vnni, avx512, avx512_vnni };
+
+inline constexpr std::array all_targets = {Target::scalar,   Target::neon,   Target::avx2,
+                                           Target::avx_vnni, Target::avx512, Target::avx512_vnni};
+
+[[nodiscard]] constexpr std::string_view name(Target target) {
+  switch (target) {
+    case Target::scalar: return "scalar";
+    case Target::neon: return "neon";
+    case Target::avx2: return "avx2";
+    case Target::avx_vnni: return "avx_vnni";
+    case Target::avx512: return "avx512";
+    case Target::avx512_vnni: return "avx512_vnni";
+  }
+  return "?";
+}
+
+// Instruction sets for BISUP_COMPILED_FOR. scalar excludes AVX, so its code is the same whatever
+// the user's flags are.
+#define BISUP_ISA_AVX2 "avx2,fma,f16c"
+#define BISUP_ISA_AVX512 "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
+#define BISUP_ISA_AVX512_VNNI "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"
+#if BISUP_X86
+#define BISUP_SCALAR BISUP_COMPILED_FOR("no-avx")
+#else
+#define BISUP_SCALAR
+#endif
+
+// Whether whatever runs `strong` also runs `weak`.
+[[nodiscard]] constexpr bool includes(Target strong, Target weak) {
+  if (weak == Target::scalar || strong == weak) return true;
+  switch (strong) {
+    case Target::avx512_vnni: return weak == Target::avx512 || weak == Target::avx2;
+    case Target::avx512:
+    case Target::avx_vnni: return weak == Target::avx2;
+    default: return false;
+  }
+}
+
+[[nodiscard]] inline bool runs_here(Target target) {
+  switch (target) {
+    case Target::scalar: return true;
+    case Target::neon: return BISUP_ARM64 != 0;
+#if BISUP_X86
+    case Target::avx2:  // every processor with AVX2 has F16C, which clang 14 cannot ask for
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Target::avx512:
+      return runs_here(Target::avx2) && __builtin_cpu_supports("avx512f") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512dq");
+    case Target::avx512_vnni:
+      return runs_here(Target::avx512) && __builtin_cpu_supports("avx512vnni");
+#endif
+    default: return false;
+  }
+}
+
+[[nodiscard]] inline std::optional<Target> target_named(std::string_view text) {
+  for (const Target target : all_targets) {
+    if (name(target) == text) return target;
+  }
+  return std::nullopt;
+}
+
+// The target in force: BISUP_TARGET's if set, else the strongest that runs here. An unknown name,
+// or one this processor lacks, is an error that names both.
+[[nodiscard]] inline Result<Target> find_target() {
+  Target best = Target::scalar;
+  for (const Target target : all_targets) {
+    if (runs_here(target) && includes(target, best)) best = target;
+  }
+  const char* forced = std::getenv("BISUP_TARGET");
+  if (forced == nullptr || *forced == '\0') return best;
+  const auto wanted = target_named(forced);
+  if (!wanted)
+    return Error{Errc::unknown_target, "BISUP_TARGET=" + std::string(forced) + " is not a target"};
+  if (!runs_here(*wanted)) {
+    return Error{Errc::unknown_target, "BISUP_TARGET=" + std::string(forced) +
+                                           " does not run on this processor, which has " +
+                                           std::string(name(best))};
+  }
+  return *wanted;
+}
+
+// The target that kernels are chosen for, decided once. With a BISUP_TARGET that find_target()
+// refuses this is scalar: everything that loads a model checks find_target() first.
+[[nodiscard]] inline Target active_target() {
+  static const Target target = [] {
+    const auto found = find_target();
+    return found ? *found : Target::scalar;
+  }();
+  return target;
+}
+
+}  // namespace bisup

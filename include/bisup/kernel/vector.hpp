@@ -1,0 +1,54 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Who provides the operations on single rows? kernel/scalar_vector.hpp says what each computes;
+// ops/ has their entrances, one file each.
+
+#include <array>
+
+#include <bisup/kernel/avx2/exponential.hpp>
+#include <bisup/kernel/avx2/hadamard.hpp>
+#include <bisup/kernel/avx2/rows.hpp>
+#include <bisup/kernel/avx512/exponential.hpp>
+#include <bisup/kernel/avx512/hadamard.hpp>
+#include <bisup/kernel/avx512/rows.hpp>
+#include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/scalar_vector.hpp>
+
+namespace bisup {
+
+struct VectorKernels {
+  void (*rms_norm)(const float* x, const float* weight, int count, float eps, float* y) noexcept;
+  void (*rope)(float* x, int heads, int half, const float* cosines, const float* sines) noexcept;
+  void (*add)(const float* x, int count, float* y) noexcept;
+  void (*swiglu)(const float* gate, const float* up, int count, float* y) noexcept;
+  void (*softmax)(float* x, int count) noexcept;
+  void (*hadamard)(float* x, int n, float scale) noexcept;
+};
+
+template <class T = float>
+inline constexpr std::array vector_kernel_table = {
+#if BISUP_X86
+    Entry<VectorKernels>{Target::avx512,
+                         {avx512::rms_norm, avx512::rope, avx512::add, avx512::swiglu,
+                          avx512::softmax, avx512::hadamard}},
+    Entry<VectorKernels>{
+        Target::avx2,
+        {avx2::rms_norm, avx2::rope, avx2::add, avx2::swiglu, avx2::softmax, avx2::hadamard}},
+#endif
+    Entry<VectorKernels>{Target::scalar,
+                         {scalar::rms_norm, scalar::rope, scalar::add, scalar::swiglu,
+                          scalar::softmax, scalar::hadamard}},
+};
+
+template <class T = float>
+const VectorKernels& vector_kernels() {
+  static const VectorKernels kernels = choose(vector_kernel_table<T>, active_target()).function;
+  return kernels;
+}
+
+#if defined(BISUP_COMPILED)
+extern template const VectorKernels& vector_kernels<float>();
+#endif
+
+}  // namespace bisup

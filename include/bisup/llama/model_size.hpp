@@ -1,0 +1,69 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How large is a model? Parameters and bytes counted from what is stored, scales, zero points and
+// padding included; the effective bits per weight of every table come from here.
+
+#include <cstddef>
+
+#include <bisup/llama/model.hpp>
+
+namespace bisup::llama {
+
+struct ModelSize {
+  std::size_t parameters = 0,
+              bytes = 0;  // everything; a head that shares the embedding counts once
+  // The linears that a scheme quantizes: those of the blocks, and lm_head once it is packed.
+  std::size_t linear_weights = 0, linear_bytes = 0;
+  std::size_t token_bytes = 0;  // what decoding one token reads of the model
+
+  [[nodiscard]] double bits_per_weight() const {
+    return 8.0 * static_cast<double>(linear_bytes) / static_cast<double>(linear_weights);
+  }
+  [[nodiscard]] double bits_per_parameter() const {
+    return 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters);
+  }
+};
+
+[[nodiscard]] inline bool shares_embedding(const Model& model) {
+  return model.head.dense() != nullptr &&
+         model.head.dense()->view.data == model.embedding.view.data;
+}
+
+[[nodiscard]] inline ModelSize model_size(const Model& model) {
+  ModelSize size;
+  const auto count = [&size](const AnyLinear& linear, bool quantizable) {
+    const auto weights =
+        static_cast<std::size_t>(linear.in()) * static_cast<std::size_t>(linear.out());
+    size.parameters += weights + linear.bias().size();
+    size.bytes += linear.bytes();
+    size.token_bytes += linear.bytes();
+    if (!quantizable) return;
+    size.linear_weights += weights;
+    size.linear_bytes += linear.bytes() - linear.bias().size() * sizeof(float);
+  };
+  const auto count_vector = [&size](const std::vector<float>& values) {
+    size.parameters += values.size();
+    size.bytes += values.size() * sizeof(float);
+    size.token_bytes += values.size() * sizeof(float);
+  };
+  for (const auto& block : model.blocks) {
+    for (const auto& named : named_linears) count(block.*named.linear, true);
+    for (const auto& named : named_norms) count_vector(block.norms.*named.norm);
+  }
+  count_vector(model.final_norm);
+  count(model.head, model.head.packed() != nullptr);
+  if (!shares_embedding(model)) {
+    const DenseView& table = model.embedding.view;
+    // A packed head is the same parameters a second time when the embeddings were tied.
+    const bool counted = model.config.tied_embeddings;
+    if (!counted) {
+      size.parameters +=
+          static_cast<std::size_t>(table.rows) * static_cast<std::size_t>(table.cols);
+    }
+    size.bytes += table.bytes();
+  }
+  return size;
+}
+
+}  // namespace bisup::llama

@@ -1,0 +1,98 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How is a model run? A Session is one sequence: a key-value cache, the rotation table and scratch
+// memory. forward() takes any number of tokens, so prefill and decode are one call.
+
+#include <algorithm>
+#include <span>
+#include <string>
+#include <utility>
+
+#include <bisup/cache/kv_cache.hpp>
+#include <bisup/core/result.hpp>
+#include <bisup/kernel/target.hpp>
+#include <bisup/llama/block.hpp>
+#include <bisup/llama/model.hpp>
+
+namespace bisup::llama {
+
+class Session {
+ public:
+  // `model` must outlive the session. capacity: the most tokens it will hold. Errors:
+  // out_of_memory, out_of_range (a capacity beyond the model's positions), unknown_target.
+  static Result<Session> make(const Model& model, int capacity, const KvPolicy& policy,
+                              ThreadPool& pool = ThreadPool::shared()) {
+    if (auto target = find_target(); !target) return target.error();
+    if (capacity < 1 || capacity > model.config.max_positions) {
+      return Error{Errc::out_of_range,
+                   "a context of " + std::to_string(capacity) + " tokens; the model has " +
+                       std::to_string(model.config.max_positions) + " positions"};
+    }
+    const Config& c = model.config;
+    const CacheShape shape{.layers = c.layers,
+                           .kv_heads = c.kv_heads,
+                           .head_dim = c.head_dim,
+                           .capacity = capacity,
+                           .window = c.sliding_window.value_or(0)};
+    auto cache = KvCache::allocate(shape, policy);
+    if (!cache) return cache.error();
+    return Session(model, std::move(cache).value(), RopeTable(c, capacity), pool);
+  }
+
+  [[nodiscard]] int size() const noexcept { return cache_.size(); }
+  [[nodiscard]] int capacity() const noexcept { return rope_.positions(); }
+  [[nodiscard]] const KvCache& cache() const noexcept { return cache_; }
+  [[nodiscard]] const Model& model() const noexcept { return *model_; }
+  // Forgets all tokens after the first `tokens`.
+  void truncate(int tokens) { cache_.truncate(tokens); }
+
+  // Appends the tokens and returns their final hidden states, normed: [tokens, hidden]. They are
+  // valid until the next call. Requires ids inside the vocabulary and room for them.
+  template <class Observer = None>
+  MatrixRef<const float> forward(std::span<const int> ids, Observer&& observe = {}) {
+    const int tokens = static_cast<int>(ids.size()), first = cache_.size();
+    BISUP_EXPECTS(tokens >= 1 && first + tokens <= capacity());
+    hidden_.resize(tokens, model_->config.hidden_size);
+    for (int t = 0; t < tokens; ++t) embed(ids[static_cast<std::size_t>(t)], hidden_.row(t));
+    const BlockConfig config = model_->block_config();
+    for (int layer = 0; layer < model_->config.layers; ++layer) {
+      llama::forward(config, model_->blocks[static_cast<std::size_t>(layer)], rope_, layer,
+                     {first, tokens}, cache_, scratch_, *pool_, hidden_.ref(), observe);
+    }
+    rms_norm(hidden_.ref(), model_->final_norm, config.norm_eps, hidden_.ref(), *pool_);
+    return hidden_.ref();
+  }
+
+  // Logits of some hidden states: [rows, vocab].
+  void logits(MatrixRef<const float> hidden, MatrixRef<float> out) {
+    scratch_.input.prepare(hidden, model_->head_input, *pool_);
+    model_->head.apply(scratch_.input, out, *pool_);
+  }
+  // Logits after the last of `ids`; valid until the next call.
+  std::span<const float> next_logits(std::span<const int> ids) {
+    const auto hidden = forward(ids);
+    logits_.resize(1, model_->config.vocab_size);
+    logits(hidden.rows(hidden.rows() - 1, 1), logits_.ref());
+    return std::as_const(logits_).row(0);
+  }
+
+ private:
+  Session(const Model& model, KvCache cache, RopeTable rope, ThreadPool& pool)
+      : model_(&model), pool_(&pool), cache_(std::move(cache)), rope_(std::move(rope)) {}
+
+  void embed(int id, std::span<float> row) const {
+    BISUP_EXPECTS(id >= 0 && id < model_->config.vocab_size);
+    const DenseView& table = model_->embedding.view;
+    for (std::size_t c = 0; c < row.size(); ++c) row[c] = table(id, static_cast<int>(c));
+  }
+
+  const Model* model_;
+  ThreadPool* pool_;
+  KvCache cache_;
+  RopeTable rope_;
+  Scratch scratch_;
+  Matrix<float> hidden_, logits_;
+};
+
+}  // namespace bisup::llama

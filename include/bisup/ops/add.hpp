@@ -1,0 +1,22 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How does a branch join the residual stream? By addition.
+
+#include <bisup/core/contract.hpp>
+#include <bisup/core/matrix.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/kernel/vector.hpp>
+#include <bisup/ops/row_tasks.hpp>
+
+namespace bisup {
+
+// y += x.
+inline void add(MatrixRef<const float> x, MatrixRef<float> y, ThreadPool& pool) {
+  BISUP_EXPECTS(x.rows() == y.rows() && x.cols() == y.cols());
+  const auto kernel = vector_kernels().add;
+  detail::over_rows(x.rows(), x.cols(), pool,
+                    [&](int row) { kernel(x.row_data(row), x.cols(), y.row_data(row)); });
+}
+
+}  // namespace bisup

@@ -1,0 +1,298 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How do queries attend to cached keys and values? Sequences, heads, tiles of queries and splits of
+// keys become tasks; each follows a fixed order, so the result depends neither on the number of
+// threads nor on which queries come together. One step is kernel/attention_tile.hpp.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include <bisup/core/matrix.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/kernel/attention.hpp>
+#include <bisup/kernel/exponential_terms.hpp>
+#include <bisup/ops/hadamard.hpp>
+#include <bisup/pack/kv_view.hpp>
+
+namespace bisup {
+
+// Some consecutive queries of one sequence against its cache. Query head h reads KV head h div
+// group.
+struct AttendRequest {
+  std::vector<KvHeadView> heads{};  // [kv_heads]
+  int head_dim = 0;
+  float scale = 1;      // of the scores
+  bool rotate = false;  // cached keys and values are rotated: so are queries, and back the result
+  KvLaw law{};
+  int first_query = 0;               // position of the first
+  MatrixRef<const float> queries{};  // [tokens, heads * head_dim]
+  MatrixRef<float> out{};            // the same shape
+};
+
+// Keys of one split are summed together and splits joined in order. Long sequences thus have tasks
+// enough for every thread even when there is one query.
+inline constexpr int attend_split = 256;  // keys
+inline constexpr int attend_rows = 192;   // of queries in a task
+
+namespace detail {
+
+// The state of the online softmax of some rows.
+struct AttendState {
+  float* out;      // [rows, dim]
+  float* maximum;  // [rows]
+  float* sum;      // [rows]
+
+  // Rounded up, so that what follows starts at a cache line.
+  static std::size_t floats(int rows, int dim) {
+    return (static_cast<std::size_t>(rows) * (static_cast<std::size_t>(dim) + 2) + 15) / 16 * 16;
+  }
+  AttendState(float* at, int rows, int dim)
+      : out(at),
+        maximum(at + static_cast<std::size_t>(rows) * static_cast<std::size_t>(dim)),
+        sum(maximum + rows) {}
+  void clear(int rows, int dim) const {
+    std::fill_n(out, static_cast<std::size_t>(rows) * static_cast<std::size_t>(dim), 0.0f);
+    std::fill_n(maximum, rows, -std::numeric_limits<float>::infinity());
+    std::fill_n(sum, rows, 0.0f);
+  }
+};
+
+// Memory of one thread, kept from call to call.
+inline float* attend_scratch(std::size_t floats) {
+  static thread_local AlignedBuffer<float> buffer;
+  if (buffer.size() < floats) buffer = AlignedBuffer<float>(floats);
+  return buffer.data();
+}
+
+// One KV head and some consecutive queries of a request.
+class AttendTask {
+ public:
+  AttendTask(const AttendRequest& request, int head, int first_token, int tokens)
+      : request_(request),
+        head_(head),
+        first_token_(first_token),
+        tokens_(tokens),
+        group_(request.queries.cols() / request.head_dim / static_cast<int>(request.heads.size())),
+        dim_(request.heads[0].keys.panel.dim()) {}
+
+  [[nodiscard]] int rows() const { return tokens_ * group_; }
+  [[nodiscard]] int dim() const { return dim_; }
+  [[nodiscard]] int first_query() const { return request_.first_query + first_token_; }
+  [[nodiscard]] int last_query() const { return first_query() + tokens_ - 1; }
+  // Splits that any of the queries sees: first ... last.
+  [[nodiscard]] int first_split() const {
+    return request_.law.first_visible(first_query()) / attend_split;
+  }
+  [[nodiscard]] int last_split() const { return last_query() / attend_split; }
+  [[nodiscard]] std::size_t scratch_floats() const {
+    const auto panel = static_cast<std::size_t>(kv_panel * dim_);
+    return AttendState::floats(rows(), dim_) * 3 + panel * (2 * kv_panels + 3);
+  }
+
+  // Everything: scratch holds scratch_floats().
+  void run(float* scratch) const {
+    const std::size_t size = AttendState::floats(rows(), dim_);
+    const AttendState total(scratch, rows(), dim_), part(scratch + size, rows(), dim_);
+    float* queries = scratch + 2 * size;
+    gather(queries);
+    total.clear(rows(), dim_);
+    for (int split = first_split(); split <= last_split(); ++split) {
+      // Joining the first part to nothing would change nothing.
+      const AttendState& state = split == first_split() ? total : part;
+      if (split != first_split()) part.clear(rows(), dim_);
+      sum_split(split, queries, queries + size, state);
+      if (split != first_split()) join(part, total);
+    }
+    finish(total);
+  }
+  // One split only; state is the caller's.
+  void run_split(int split, float* scratch, const AttendState& state) const {
+    gather(scratch);
+    state.clear(rows(), dim_);
+    sum_split(split, scratch, scratch + AttendState::floats(rows(), dim_), state);
+  }
+  void join(const AttendState& part, const AttendState& total) const {
+    attention_kernels().join(part.out, part.maximum, part.sum, rows(), dim_, total.out,
+                             total.maximum, total.sum);
+  }
+  void finish(const AttendState& total) const {
+    for (int r = 0; r < rows(); ++r) {
+      float* row = total.out + static_cast<std::ptrdiff_t>(r) * dim_;
+      rotate_and_scale(row, 1.0f / total.sum[r], place(request_.out, r));
+    }
+  }
+
+ private:
+  template <class T>
+  [[nodiscard]] T* place(const MatrixRef<T>& matrix, int row) const {
+    return matrix.row_data(first_token_ + row / group_) +
+           (head_ * group_ + row % group_) * request_.head_dim;
+  }
+
+  // One head's row, times a factor and, if the cache is rotated, the normalised Hadamard matrix,
+  // which is its own inverse.
+  void rotate_and_scale(const float* row, float factor, float* into) const {
+    attention_kernels().scale(row, request_.head_dim, factor, into);
+    if (request_.rotate) hadamard({into, static_cast<std::size_t>(request_.head_dim)});
+  }
+
+  // [rows, dim], times the scale and log2(e): the softmax works with powers of two.
+  void gather(float* queries) const {
+    for (int r = 0; r < rows(); ++r, queries += dim_) {
+      rotate_and_scale(place(request_.queries, r), request_.scale * log2_e, queries);
+      std::fill(queries + request_.head_dim, queries + dim_, 0.0f);
+    }
+  }
+
+  void sum_split(int split, const float* queries, float* panels, const AttendState& state) const {
+    const int begin = std::max(split * attend_split,
+                               request_.law.first_visible(first_query()) / kv_tile * kv_tile);
+    const int end = std::min((split + 1) * attend_split, last_query() + 1);
+    std::fill_n(panels, kv_panel * dim_, 0.0f);
+    for (int key = begin; key < end; key += kv_tile) {
+      AttentionTile tile{.queries = queries,
+                         .out = state.out,
+                         .maximum = state.maximum,
+                         .sum = state.sum,
+                         .rows = rows(),
+                         .dim = dim_,
+                         .heads = group_,
+                         .first_query = first_query(),
+                         .first_key = key,
+                         .law = request_.law};
+      // Queries before the tile's first key see nothing of it.
+      const int skipped = std::max(key - first_query(), 0);
+      tile.first_query += skipped, tile.rows -= skipped * group_;
+      tile.queries += static_cast<std::ptrdiff_t>(skipped) * group_ * dim_;
+      tile.out += static_cast<std::ptrdiff_t>(skipped) * group_ * dim_;
+      tile.maximum += skipped * group_, tile.sum += skipped * group_;
+      const KvHeadView& head = request_.heads[static_cast<std::size_t>(head_)];
+      const AttentionKernels& kernels = attention_kernels();
+      const int step = kv_panel * dim_;
+      load(head.keys, kernels.keys, true, tile, panels, panels + step, tile.exact_keys,
+           tile.packed_keys);
+      load(head.values, kernels.values, false, tile, panels, panels + (2 + kv_panels) * step,
+           tile.exact_values, tile.packed_values);
+      kernels.attend(tile);
+    }
+  }
+
+  // Where the kernel finds the tile's panels: in the cache when they are exact, else unpacked
+  // behind `room`. What no query of the task sees is a panel of zeros.
+  void load(const KvPlaneView& plane, const std::array<AttentionKernels::Dequantize, 9>& unpack,
+            bool lanes, const AttentionTile& tile, const float* zeros, float* room,
+            const float** exact, const float** packed) const {
+    const KvLaw& law = request_.law;
+    const int panel_floats = kv_panel * dim_;
+    for (int i = 0; i < kv_panels; ++i) {
+      exact[i] = packed[i] = zeros;
+      const int first = tile.first_key + i * kv_panel, p = first / kv_panel;
+      if (first > last_query()) continue;
+      if (plane.panel.format.exact()) {
+        exact[i] = packed[i] = plane.fixed_panel(p);
+        continue;
+      }
+      const bool in_fixed = first < law.exact_below;
+      const bool in_recent =
+          law.recent > 0 && first + kv_panel > law.first_recent(tile.first_query);
+      if (in_fixed && in_recent && first + kv_panel > law.exact_below) {
+        merge(plane.fixed_panel(p), plane.recent_panel(p), law.exact_below - first, lanes, room);
+        exact[i] = room;
+      } else if (in_fixed) {
+        exact[i] = plane.fixed_panel(p);
+      } else if (in_recent) {
+        exact[i] = plane.recent_panel(p);
+      }
+      if (std::max(first, law.exact_below) <
+          std::min(first + kv_panel, law.first_recent(last_query()))) {
+        const auto at = static_cast<std::ptrdiff_t>(p - plane.packed_first);
+        float* into = room + (1 + i) * panel_floats;
+        unpack[static_cast<std::size_t>(plane.panel.format.bits)](
+            plane.codes + at * plane.panel.code_bytes(),
+            plane.scales + at * plane.panel.parameters(),
+            plane.zeros + at * plane.panel.parameters(), plane.panel, into);
+        packed[i] = into;
+      }
+    }
+  }
+
+  // The panel in which the sinks end: tokens below `fixed_tokens` from one, the others from the
+  // other.
+  void merge(const float* fixed, const float* recent, int fixed_tokens, bool lanes,
+             float* into) const {
+    for (int at = 0; at < kv_panel * dim_; ++at) {
+      const int token = lanes ? at % kv_panel : at / dim_;
+      into[at] = token < fixed_tokens ? fixed[at] : recent[at];
+    }
+  }
+
+  const AttendRequest& request_;
+  int head_, first_token_, tokens_, group_, dim_;
+};
+
+}  // namespace detail
+
+// Preconditions: every request has queries, and its cache holds them up to the last one.
+inline void attend(std::span<const AttendRequest> requests, ThreadPool& pool) {
+  struct Item {
+    detail::AttendTask task;
+    int split;          // -1: all of them
+    bool first;         // of its task's splits
+    std::size_t state;  // where a split's result lies
+  };
+  std::vector<Item> items;
+  std::size_t states = 0;
+  for (const AttendRequest& r : requests) {
+    const int kv_heads = static_cast<int>(r.heads.size()), tokens = r.queries.rows();
+    BISUP_EXPECTS(kv_heads > 0 && r.head_dim > 0 &&
+                  r.queries.cols() % (kv_heads * r.head_dim) == 0);
+    BISUP_EXPECTS(r.out.rows() == tokens && r.out.cols() == r.queries.cols());
+    BISUP_EXPECTS(r.law.window > 0 && (!r.rotate || (r.head_dim & (r.head_dim - 1)) == 0));
+    const int group = r.queries.cols() / r.head_dim / kv_heads;
+    const int step = std::max(attend_rows / group, 1);
+    for (int token = 0; token < tokens; token += step) {
+      for (int head = 0; head < kv_heads; ++head) {
+        const detail::AttendTask task(r, head, token, std::min(step, tokens - token));
+        if (tokens > step || task.first_split() == task.last_split()) {
+          items.push_back({task, -1, true, 0});
+          continue;
+        }
+        for (int split = task.first_split(); split <= task.last_split(); ++split) {
+          items.push_back({task, split, split == task.first_split(), states});
+          states += detail::AttendState::floats(task.rows(), task.dim());
+        }
+      }
+    }
+  }
+  // Late queries see more keys: starting with them leaves the short tasks for the end.
+  static thread_local AlignedBuffer<float> parts;
+  if (parts.size() < states) parts = AlignedBuffer<float>(states);
+  float* const base = parts.data();
+  const int count = static_cast<int>(items.size());
+  pool.parallel_for(count, [&](int index, int) {
+    const Item& item = items[static_cast<std::size_t>(count - 1 - index)];
+    float* scratch = detail::attend_scratch(item.task.scratch_floats());
+    if (item.split < 0) return item.task.run(scratch);
+    item.task.run_split(item.split, scratch,
+                        {base + item.state, item.task.rows(), item.task.dim()});
+  });
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (items[i].split < 0) continue;
+    const auto state = [&](const Item& item) {
+      return detail::AttendState(base + item.state, item.task.rows(), item.task.dim());
+    };
+    const detail::AttendState total = state(items[i]);
+    const std::size_t first = i;
+    while (i + 1 < items.size() && !items[i + 1].first) {
+      ++i;
+      items[first].task.join(state(items[i]), total);
+    }
+    items[first].task.finish(total);
+  }
+}
+
+}  // namespace bisup

@@ -1,0 +1,96 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How do I multiply packed weights by quantized activations? gemm(w, x, y, pool); one token is the
+// decode case. Next: ops/quantize_activation.hpp makes x; kernel/scalar.hpp says what is computed.
+
+#include <algorithm>
+#include <array>
+
+#include <bisup/core/contract.hpp>
+#include <bisup/core/matrix.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/kernel/avx2/gemm.hpp>
+#include <bisup/kernel/avx512/gemm.hpp>
+#include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/scalar.hpp>
+#include <bisup/kernel/target.hpp>
+#include <bisup/pack/activation.hpp>
+#include <bisup/pack/any_packed_tensor.hpp>
+#include <bisup/pack/packed_view.hpp>
+
+namespace bisup {
+
+using GemmFn = void (*)(const PackedPanels&, const ActivationView&, MatrixRef<float>,
+                        GemmRange) noexcept;
+
+template <int Bits, bool Affine>
+inline constexpr auto gemm_kernels = std::array {
+#if BISUP_X86
+  Entry<GemmFn>{Target::avx512_vnni, avx512::gemm<Bits, Affine>},
+      Entry<GemmFn>{Target::avx2, avx2::gemm<Bits, Affine>},
+#endif
+      Entry<GemmFn>{Target::scalar, scalar::gemm<Bits>},
+};
+
+template <int Bits, bool Affine>
+[[nodiscard]] Entry<GemmFn> gemm_kernel(Target target) {
+  return choose(gemm_kernels<Bits, Affine>, target);
+}
+[[nodiscard]] inline Entry<GemmFn> gemm_kernel(const Format& format, Target target) {
+  return with_bits(format.bits, [&]<int Bits>() {
+    return format.affine() ? gemm_kernel<Bits, true>(target) : gemm_kernel<Bits, false>(target);
+  });
+}
+
+// What one task computes: a fixed size, so results do not depend on the number of threads. Some 64
+// KiB of codes keep a task above the cost of claiming it; 192 tokens of activations stay in L2.
+struct GemmTasks {
+  int panels, tokens;  // of one task
+  int across, down;    // tasks over panels, over tokens
+
+  constexpr GemmTasks(const PackedShape& shape, int token_count)
+      : panels(0), tokens(192), across(0), down((token_count + tokens - 1) / tokens) {
+    const int wanted = static_cast<int>(65536 / shape.row_tile_size());
+    panels = std::clamp(wanted / 4 * 4, 4, 32);
+    across = (shape.row_tiles() + panels - 1) / panels;
+  }
+  [[nodiscard]] constexpr int count() const { return across * down; }
+  [[nodiscard]] constexpr GemmRange range(int task, const PackedShape& shape,
+                                          int token_count) const {
+    const int panel = task / down * panels, token = task % down * tokens;
+    return {panel, std::min(panel + panels, shape.row_tiles()), token,
+            std::min(token + tokens, token_count)};
+  }
+};
+
+// y[t, r] = sum over c of w[r, c] x[t, c], with x as quantized for w's groups. The same bits for
+// any number of threads and whatever other tokens share the call.
+inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
+                 ThreadPool& pool) {
+  const PackedShape& shape = w.shape;
+  BISUP_EXPECTS(x.cols == shape.cols && x.padded_cols == shape.padded_cols() &&
+                x.groups == shape.groups());
+  BISUP_EXPECTS(x.scale_groups == 1 || x.scale_groups == x.groups);
+  BISUP_EXPECTS(y.rows() == x.tokens && y.cols() == shape.rows);
+  BISUP_EXPECTS(shape.group_codes() <= longest_group);
+  const GemmFn kernel = gemm_kernel(shape.format, active_target()).function;
+  const GemmTasks tasks(shape, x.tokens);
+  pool.parallel_for(tasks.count(),
+                    [&](int task, int) { kernel(w, x, y, tasks.range(task, shape, x.tokens)); });
+}
+
+#ifdef BISUP_COMPILED
+#define BISUP_GEMM_OF(bits)                                              \
+  extern template Entry<GemmFn> gemm_kernel<bits, false>(Target target); \
+  extern template Entry<GemmFn> gemm_kernel<bits, true>(Target target);
+BISUP_GEMM_OF(2)
+BISUP_GEMM_OF(3)
+BISUP_GEMM_OF(4)
+BISUP_GEMM_OF(5)
+BISUP_GEMM_OF(6)
+BISUP_GEMM_OF(8)
+#undef BISUP_GEMM_OF
+#endif
+
+}  // namespace bisup

@@ -1,0 +1,121 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How is a dense product cut up? x is packed into tiles of tokens once, by all threads; then each
+// task packs a few panels of w and multiplies them by every tile. How it is cut leaves no trace in
+// the result (kernel/dense_operand.hpp), so it may depend on the number of threads.
+
+#include <algorithm>
+#include <cstddef>
+
+#include <bisup/core/matrix.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/kernel/dense_operand.hpp>
+
+namespace bisup::detail {
+
+struct GemmBlocks {
+  DenseOperand x, w;
+  int count = 0;       // of the summed index
+  MatrixRef<float> y;  // [lines of x, lines of w]
+  bool accumulate = false;
+  bool lower_triangle = false;  // leave tiles alone that lie wholly above the diagonal
+};
+
+// A panel of this many k stays in the second cache beside the tile of x that meets it.
+inline constexpr int gemm_block_k = 768;
+// Packed x of one block of tokens: what a share of the third cache holds (8 MiB).
+inline constexpr int gemm_block_x = 2 << 20;
+
+inline float* scratch(AlignedBuffer<float>& buffer, std::size_t size) {
+  if (buffer.size() < size) buffer = AlignedBuffer<float>(size);
+  return buffer.data();
+}
+
+inline void prefetch_part(const char* from, std::ptrdiff_t begin, std::ptrdiff_t end) {
+  for (std::ptrdiff_t i = begin; i < end; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
+inline void multiply_block(const DenseGemmKernel& kernel, const GemmBlocks& job, int first_token,
+                           int tokens, ThreadPool& pool) {
+  static thread_local AlignedBuffer<float> packed_x_buffer;
+  const int tile = kernel.tile_tokens, panel = kernel.panel_rows, count = job.count;
+  const int tiles = (tokens + tile - 1) / tile, panels = (job.y.cols() + panel - 1) / panel;
+  const auto tile_size = static_cast<std::ptrdiff_t>(tile) * count;
+  float* packed_x = scratch(packed_x_buffer, static_cast<std::size_t>(tiles * tile_size));
+  const auto width = [&](int t) {
+    const int left = std::min(tile, tokens - t * tile);
+    return (left + kernel.tile_step - 1) / kernel.tile_step * kernel.tile_step;
+  };
+  pool.parallel_for(tiles, [&](int t, int) {
+    kernel.pack(job.x, first_token + t * tile, std::min(tile, tokens - t * tile), 0, count,
+                width(t), packed_x + t * tile_size);
+  });
+
+  // Enough tasks that a slow core holds nobody up, few enough that a tile of x is read seldom.
+  const int group = std::clamp(panels / (8 * pool.threads()), 1, 2);
+  const int token_parts = std::clamp(4 * pool.threads() / panels, 1, std::max(1, tiles / 16));
+  const int tiles_per_part = (tiles + token_parts - 1) / token_parts;
+  const int blocks_k = (count + gemm_block_k - 1) / gemm_block_k;
+  const int block_k = blocks_k == 0 ? 0 : (count + blocks_k - 1) / blocks_k;
+  pool.parallel_for((panels + group - 1) / group * token_parts, [&](int task, int) {
+    static thread_local AlignedBuffer<float> packed_w_buffer;
+    float* packed_w = scratch(packed_w_buffer, static_cast<std::size_t>(group * panel) *
+                                                   static_cast<std::size_t>(block_k));
+    const int first_panel = task / token_parts * group,
+              last_panel = std::min(panels, first_panel + group);
+    const int first_tile = task % token_parts * tiles_per_part;
+    const int last_tile = std::min(tiles, first_tile + tiles_per_part);
+    // Multiplying leaves the memory idle: fetch the weights that this thread will probably pack
+    // next.
+    const int next_panel = first_panel + group * pool.threads();
+    const int next_last = std::min((next_panel + group) * panel, job.y.cols());
+    const bool contiguous = !job.w.lines_are_columns && job.w.stride == count;
+    const std::ptrdiff_t row_bytes = static_cast<std::ptrdiff_t>(count) * bytes_of(job.w.type);
+    const std::ptrdiff_t next_bytes =
+        contiguous ? std::max(0, next_last - next_panel * panel) * row_bytes : 0;
+    const char* next_rows = static_cast<const char*>(job.w.data) +
+                            (next_bytes > 0 ? next_panel * panel * row_bytes : 0);
+    const int part = last_tile - first_tile;
+    const auto rows = [&](int p) { return std::min(panel, job.y.cols() - p * panel); };
+    for (int k = 0; k < count; k += block_k) {
+      const int here = std::min(block_k, count - k);
+      for (int p = first_panel; p < last_panel; ++p) {
+        kernel.pack(job.w, p * panel, rows(p), k, here, panel,
+                    packed_w + (p - first_panel) * panel * block_k);
+      }
+      for (int t = first_tile; t < last_tile; ++t) {
+        if (k == 0) {
+          prefetch_part(next_rows, (t - first_tile) * next_bytes / part,
+                        (t - first_tile + 1) * next_bytes / part);
+        }
+        const int token = first_token + t * tile, present = std::min(tile, tokens - t * tile);
+        for (int p = first_panel; p < last_panel; ++p) {
+          if (job.lower_triangle && p * panel >= token + present) break;
+          kernel.multiply(packed_x + t * tile_size + static_cast<std::ptrdiff_t>(k) * width(t),
+                          width(t), packed_w + (p - first_panel) * panel * block_k, here,
+                          job.y.row_data(token) + p * panel, job.y.stride(), present, rows(p),
+                          job.accumulate || k > 0);
+        }
+      }
+    }
+  });
+}
+
+// y = x w^T over lines, or y + x w^T.
+inline void multiply_blocks(const DenseGemmKernel& kernel, const GemmBlocks& job,
+                            ThreadPool& pool) {
+  if (job.y.empty()) return;
+  if (job.count == 0) {
+    for (int t = 0; t < job.y.rows() && !job.accumulate; ++t)
+      std::fill_n(job.y.row_data(t), job.y.cols(), 0.0f);
+    return;
+  }
+  const int tile = kernel.tile_tokens;
+  const int block = std::max(gemm_block_x / job.count / tile, 16) * tile;
+  for (int t = 0; t < job.y.rows(); t += block) {
+    multiply_block(kernel, job, t, std::min(block, job.y.rows() - t), pool);
+  }
+}
+
+}  // namespace bisup::detail

@@ -1,0 +1,44 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How are two float matrices multiplied? C = A B and C = A B^T for views with any stride, or added
+// to C; through the same packed tiles as ops/gemm_dense.hpp, bit-identical for any number of
+// threads.
+
+#include <bisup/core/contract.hpp>
+#include <bisup/core/matrix.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/kernel/dense_gemm.hpp>
+#include <bisup/ops/gemm_blocks.hpp>
+
+namespace bisup {
+
+enum class Into { replace, add };
+
+// C = A B^T, or C += A B^T. Requires a [m, k], b [n, k], c [m, n]; c must not overlap a or b.
+inline void multiply_transposed(MatrixRef<const float> a, MatrixRef<const float> b,
+                                MatrixRef<float> c, Into into, ThreadPool& pool) {
+  BISUP_EXPECTS(a.cols() == b.cols() && c.rows() == a.rows() && c.cols() == b.rows());
+  detail::multiply_blocks(dense_gemm_kernel(),
+                          {.x = {a.data(), DType::f32, a.stride()},
+                           .w = {b.data(), DType::f32, b.stride()},
+                           .count = a.cols(),
+                           .y = c,
+                           .accumulate = into == Into::add},
+                          pool);
+}
+
+// C = A B, or C += A B. Requires a [m, k], b [k, n], c [m, n]; c must not overlap a or b.
+inline void multiply(MatrixRef<const float> a, MatrixRef<const float> b, MatrixRef<float> c,
+                     Into into, ThreadPool& pool) {
+  BISUP_EXPECTS(a.cols() == b.rows() && c.rows() == a.rows() && c.cols() == b.cols());
+  detail::multiply_blocks(dense_gemm_kernel(),
+                          {.x = {a.data(), DType::f32, a.stride()},
+                           .w = {b.data(), DType::f32, b.stride(), /*lines_are_columns=*/true},
+                           .count = a.cols(),
+                           .y = c,
+                           .accumulate = into == Into::add},
+                          pool);
+}
+
+}  // namespace bisup

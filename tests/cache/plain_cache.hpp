@@ -1,0 +1,157 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The cache as one would write it on a blackboard: every token's exact and rounded rows in vectors,
+// the law as two comparisons, attention in double. The oracle of KvCache.
+
+#include <algorithm>
+#include <bisup/cache/kv_cache.hpp>
+#include <bisup/core/random.hpp>
+#include <cmath>
+#include <vector>
+
+namespace bisup_test {
+
+using namespace bisup;
+
+inline Matrix<float> random_matrix(Random& random, int rows, int cols) {
+  Matrix<float> m(rows, cols);
+  for (int r = 0; r < rows; ++r) {
+    for (int c = 0; c < cols; ++c)
+      m(r, c) = static_cast<float>(random.normal() + (c % 7 == 0 ? 1.5 : 0));
+  }
+  return m;
+}
+
+// Keys or values of one layer: what is stored, exact and rounded.
+struct PlainSide {
+  KvFormat format;
+  std::vector<std::vector<float>> exact, rounded;
+
+  void push(std::span<const float> row, const CacheShape& shape, const KvPolicy& policy) {
+    std::vector<float> stored(row.begin(), row.end());
+    if (policy.rotate) {
+      const auto dim = static_cast<std::size_t>(shape.head_dim);
+      for (std::size_t at = 0; at < stored.size(); at += dim)
+        hadamard(std::span(stored).subspan(at, dim));
+    }
+    exact.push_back(stored);
+    if (!format.exact()) {
+      const int group = format.group == 0 ? shape.head_dim : format.group;
+      for (int h = 0; h < shape.kv_heads; ++h) {
+        for (int g = 0; g < shape.head_dim; g += group) {
+          const std::span<float> part(
+              stored.data() + h * shape.head_dim + g,
+              static_cast<std::size_t>(std::min(group, shape.head_dim - g)));
+          const GroupParameters p = fit(format.format(), part, policy.clip);
+          std::vector<std::uint8_t> codes(part.size());
+          encode_group(format.format(), part, p, codes);
+          for (std::size_t i = 0; i < part.size(); ++i) part[i] = decode(codes[i], p);
+        }
+      }
+    }
+    rounded.push_back(stored);
+  }
+  void truncate(int tokens) {
+    exact.resize(static_cast<std::size_t>(tokens)),
+        rounded.resize(static_cast<std::size_t>(tokens));
+  }
+};
+
+class PlainCache {
+ public:
+  PlainCache(const CacheShape& shape, const KvPolicy& policy, int prompt = 0)
+      : shape_(shape),
+        policy_(policy),
+        exact_below_(prompt + policy.sinks),
+        keys_{policy.keys, {}, {}},
+        values_{policy.values, {}, {}} {}
+
+  [[nodiscard]] int size() const { return static_cast<int>(keys_.exact.size()); }
+  void append(MatrixRef<const float> keys, MatrixRef<const float> values) {
+    forgotten_ = left_window_;
+    for (int t = 0; t < keys.rows(); ++t)
+      keys_.push(keys.row(t), shape_, policy_), values_.push(values.row(t), shape_, policy_);
+    left_window_ = std::max(left_window_, size() - policy_.recent);
+  }
+  void truncate(int tokens) {
+    keys_.truncate(tokens), values_.truncate(tokens);
+    left_window_ = std::min(left_window_, tokens);
+  }
+
+  // Of query row `row` of `queries`, whose last is the newest token: compares every head of `out`
+  // and returns the largest error as a share of what float sums may differ by.
+  [[nodiscard]] double worst_error(MatrixRef<const float> queries, MatrixRef<const float> out,
+                                   int row) const {
+    const int dim = shape_.head_dim, heads = queries.cols() / dim, group = heads / shape_.kv_heads;
+    const int query = size() - queries.rows() + row;
+    double worst = 0;
+    for (int head = 0; head < heads; ++head) {
+      std::vector<float> q(queries.row_data(row) + head * dim,
+                           queries.row_data(row) + (head + 1) * dim);
+      if (policy_.rotate) hadamard(q);
+      const int first = shape_.window == 0 ? 0 : std::max(query - shape_.window + 1, 0);
+      std::vector<double> weight, result(q.size());
+      double largest = -1e300, magnitude = 0, value_magnitude = 0;
+      for (int j = first; j <= query; ++j) {
+        const auto key = row_of(keys_, query, j, head / group);
+        double score = 0, size_of_score = 0;
+        for (int d = 0; d < dim; ++d) {
+          score += static_cast<double>(q[static_cast<std::size_t>(d)]) * key[d];
+          size_of_score += std::abs(static_cast<double>(q[static_cast<std::size_t>(d)]) * key[d]);
+        }
+        weight.push_back(score / std::sqrt(dim));
+        magnitude = std::max(magnitude, size_of_score / std::sqrt(dim)),
+        largest = std::max(largest, weight.back());
+      }
+      double sum = 0;
+      for (double& w : weight) w = std::exp(w - largest), sum += w;
+      for (int j = first; j <= query; ++j) {
+        const auto value = row_of(values_, query, j, head / group);
+        for (int d = 0; d < dim; ++d) {
+          result[static_cast<std::size_t>(d)] +=
+              weight[static_cast<std::size_t>(j - first)] / sum * value[d];
+          value_magnitude = std::max(value_magnitude, std::abs(static_cast<double>(value[d])));
+        }
+      }
+      if (policy_.rotate) rotate_double(result);
+      // u = 2^-24. A score sums dim products of rounded, scaled queries: (dim + 4) u times its
+      // magnitude; a weight adds that and 8 u (2^x and its argument) and 6 u for each tile's
+      // correction; both sums of n weights add n u; a rotation of the result log2(dim) u sqrt(dim).
+      const double n = query - first + 1, u = 0x1p-24;
+      const double in_weight = (dim + 4) * u * magnitude + 8 * u + (n / 64 + 2) * 6 * u;
+      const double bound = value_magnitude * (2 * in_weight + 2 * n * u +
+                                              (policy_.rotate ? 16 * std::sqrt(dim) * u : 0));
+      for (int d = 0; d < dim; ++d) {
+        const double error =
+            std::abs(result[static_cast<std::size_t>(d)] - out(row, head * dim + d));
+        worst = std::max(worst, std::isfinite(error) ? error / bound : 1e9);
+      }
+    }
+    return worst;
+  }
+
+ private:
+  [[nodiscard]] const float* row_of(const PlainSide& side, int query, int key, int kv_head) const {
+    const bool exact = key < exact_below_ || (query - key < policy_.recent && key >= forgotten_);
+    return (exact ? side.exact : side.rounded)[static_cast<std::size_t>(key)].data() +
+           kv_head * shape_.head_dim;
+  }
+  static void rotate_double(std::vector<double>& x) {
+    for (std::size_t half = 1; half < x.size(); half *= 2) {
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        if (i & half) continue;
+        const double a = x[i], b = x[i + half];
+        x[i] = a + b, x[i + half] = a - b;
+      }
+    }
+    for (double& v : x) v /= std::sqrt(static_cast<double>(x.size()));
+  }
+
+  CacheShape shape_;
+  KvPolicy policy_;
+  int exact_below_, left_window_ = 0, forgotten_ = 0;
+  PlainSide keys_, values_;
+};
+
+}  // namespace bisup_test

@@ -1,0 +1,227 @@
+# Copyright the bisup authors
+# SPDX-License-Identifier: Apache-2.0
+"""Does the command keep what docs/command.md says? Runs it on examples/tiny_llama.
+
+    python3 tests/command/command.py build/release/bin/bisup GROUP
+
+GROUP is one of the functions below whose names begin with test_.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TINY = os.path.join(ROOT, "examples", "tiny_llama")
+TEXT = os.path.join(TINY, "eval.txt")
+SMALL = ["--text", TEXT, "--context", "64", "--windows", "3"]
+
+
+def run(*arguments, stdin="", environment=None, **options):
+    return subprocess.run([BISUP, *arguments], input=stdin.encode(), timeout=60,
+                          env={**os.environ, **(environment or {})},
+                          stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, **options)
+
+
+def check(condition, *what):
+    if not condition:
+        sys.exit("failed: " + " ".join(str(w) for w in what))
+
+
+def ask(*arguments, **options):
+    done = run(*arguments, "--json", **options)
+    check(done.returncode == 0, arguments, done.stderr.decode())
+    check(done.stderr == b"", arguments, "is not quiet:", done.stderr.decode())
+    return json.loads(done.stdout)  # refuses NaN only where we look; the text must be one object
+
+
+def refuse(status, words, *arguments, **options):
+    done = run(*arguments, **options)
+    message = done.stderr.decode()
+    check(done.returncode == status, arguments, "exits with", done.returncode, message)
+    check(message.startswith("bisup: ") and message.count("\n") == 1, arguments, "says", repr(message))
+    for word in words:
+        check(word in message, arguments, "does not mention", word, "but says", message)
+
+
+def paths(value, prefix=""):
+    """The fields of an object as the documents spell them: results[].n_prompt"""
+    found = set()
+    for key, inner in value.items():
+        found.add(prefix + key)
+        if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            found |= paths(inner[0], prefix + key + "[].")
+    return found
+
+
+def documented(subcommand):
+    with open(os.path.join(ROOT, "docs", "command.md"), encoding="utf-8") as file:
+        section = re.search(rf"^## {subcommand}\n(.*?)(?=^## |\Z)", file.read(), re.M | re.S).group(1)
+    return set(re.findall(r"^\| `([a-z0-9_\[\].]+)` \|", section, re.M))
+
+
+def artefact(folder, scheme="W4A8KV4-g64"):
+    path = os.path.join(folder, scheme + ".safetensors")
+    return path, ask("quantize", TINY, "--scheme", scheme, "-o", path)
+
+
+def test_fields():
+    with tempfile.TemporaryDirectory() as folder:
+        small, quantized = artefact(folder)
+        answers = {
+            "quantize": quantized,
+            "perplexity": ask("perplexity", TINY, *SMALL, "--scheme", "W4A4KV4-g64"),
+            "compare": ask("compare", small, "--reference", TINY, *SMALL),
+            "generate": ask("generate", small, "--prompt", "Once upon", "-n", "8"),
+            "chat": ask("chat", small, "-n", "8", stdin="hello\n"),
+            "tokenize": ask("tokenize", TINY, "--text", "one two"),
+            "inspect": ask("inspect", small, "--verify"),
+            "bench": ask("bench", small, "-p", "8", "-n", "4", "-d", "0,16", "-t", "1,2", "-r", "2"),
+        }
+    for subcommand, answer in answers.items():
+        check(paths(answer) == documented(subcommand), subcommand, "and its documents differ by",
+              paths(answer) ^ documented(subcommand))
+    check(answers["quantize"]["scheme"] == "W4A8KV4-g64-head16", answers["quantize"])
+    check(answers["inspect"]["verified"] is True, "verify")
+    check(answers["inspect"]["bits_per_weight"] == 4.25, "4 bits and 16 for 64", answers["inspect"])
+    check(answers["tokenize"]["ids"] and len(answers["tokenize"]["ids"]) == len(answers["tokenize"]["tokens"]),
+          answers["tokenize"])
+    results = [(r["n_prompt"], r["n_gen"], r["n_depth"], r["n_threads"]) for r in answers["bench"]["results"]]
+    check(results == [(p, n, d, t) for t in (1, 2) for d in (0, 16) for p, n in ((8, 0), (0, 4))], results)
+    check(all(r["avg_ts"] > 0 and len(r["samples_ts"]) == 2 for r in answers["bench"]["results"]), "bench")
+
+
+def test_numbers():
+    """Numbers that are linked by laws, and null where there is none."""
+    float_ = ask("perplexity", TINY, *SMALL)
+    check(float_["tokens"] == 3 * 63 and float_["windows"] == 3 and float_["context"] == 64, float_)
+    one = ask("perplexity", TINY, *SMALL[:-1], "1")
+    check(one["nll_stderr"] is None, "one window has no deviation", one)
+    with tempfile.TemporaryDirectory() as folder:
+        small, _ = artefact(folder)
+        compared = ask("compare", small, "--reference", TINY, *SMALL)
+        alone = ask("perplexity", small, *SMALL)
+        simulated = ask("perplexity", TINY, *SMALL, "--scheme", "W4A8KV4-g64")
+    check(compared["reference_nll"] == float_["nll"], "the same loop, the same numbers")
+    check(compared["nll"] == alone["nll"], "the same loop, the same numbers")
+    check(0 < compared["kl_mean"] < 1 and compared["kl_mean"] < compared["kl_p99"], compared)
+    # Integers and their simulation differ by the order of sums, and here and there by one code.
+    check(abs(simulated["nll"] - alone["nll"]) < 0.02, simulated["nll"], alone["nll"])
+    check(ask("compare", TINY, "--reference", TINY, *SMALL)["top1_agreement"] == 1, "with itself")
+    answers = [ask("generate", TINY, "--prompt", "Once", "-n", "12", "--temperature", "1", "--seed", s)["tokens"]
+               for s in ("1", "1", "2")]
+    check(answers[0] == answers[1] != answers[2], "seeds", answers)
+    text = ask("generate", TINY, "--prompt", "Once upon a time", "-n", "12")["text"]
+    stopped = ask("generate", TINY, "--prompt", "Once upon a time", "-n", "12", "--stop", text[4:7])
+    check(stopped["finish"] == "stop" and stopped["text"] == text[:text.index(text[4:7])], stopped)
+    special = ask("tokenize", TINY, "--text", "<|im_end|>")["ids"]
+    plain = ask("tokenize", TINY, "--text", "<|im_end|>", "--no-parse-special")["ids"]
+    check(len(special) == 1 and len(plain) > 1, special, plain)
+    said = ask("generate", TINY, "--chat", "--prompt", "a<|im_end|>b", "-n", "1")["prompt_tokens"]
+    check(said - ask("generate", TINY, "--chat", "--prompt", "ab", "-n", "1")["prompt_tokens"] >= len(plain) - 1,
+          "what people write is no special token")
+    turns = ask("chat", TINY, "-n", "4", stdin="one\n\ntwo\n/reset\nthree\n/quit\nfour\n")["turns"]
+    check([t["user"] for t in turns] == ["one", "two", "three"], turns)
+
+
+def test_usage():
+    for arguments in (["frobnicate"], [], ["perplexity"], ["quantize", TINY, "-o", "x"],
+                      ["perplexity", TINY, "--windows", "-1"], ["perplexity", TINY, "--frob"],
+                      ["quantize", TINY, "--scheme", "W4A4", "--method", "magic", "-o", "x"],
+                      ["bench"], ["bench", "--shape", "llama-2-7b"], ["bench", TINY, "-p", "x"],
+                      ["generate", TINY, "--prompt", "x", "--system", "y"],
+                      ["generate", TINY, "--prompt", "x", "--temperature", "-1"]):
+        refuse(2, [], *arguments)
+    for scheme in ("W9A8", "W4", "W4A4-g65", "W4A4KV5", "W4A4-g64-g32", "nonsense", ""):
+        refuse(2, [scheme], "quantize", TINY, "--scheme", scheme, "-o", "x")
+    refuse(2, ["BISUP_TARGET", "quantum"], "inspect", TINY, environment={"BISUP_TARGET": "quantum"})
+    check(run("inspect", TINY, environment={"BISUP_TARGET": "scalar"}).returncode == 0, "a known target")
+    check(re.fullmatch(rb"bisup \d+\.\d+\.\d+\n", run("--version").stdout), "--version")
+    for subcommand in ("quantize", "perplexity", "compare", "generate", "chat", "tokenize", "inspect", "bench"):
+        done = run(subcommand, "--help")
+        check(done.returncode == 0 and b"Example: bisup " + subcommand.encode() in done.stdout, subcommand)
+        check(b"--json" in done.stdout and b"--threads" in done.stdout, subcommand)
+
+
+def test_failures():
+    refuse(1, ["nowhere", "cannot open"], "inspect", "nowhere")
+    refuse(1, ["nowhere"], "perplexity", TINY, "--text", "nowhere")
+    refuse(1, ["too short", "standard input"], "perplexity", TINY, "--context", "64", stdin="few words")
+    refuse(1, ["too short"], "perplexity", TINY, "--context", "64", stdin="")
+    refuse(1, ["positions"], "perplexity", TINY, "--context", "4096", stdin="few words")
+    refuse(1, ["checksums"], "inspect", TINY, "--verify")
+    refuse(1, ["room"], "generate", TINY, "--context", "4", "--prompt", "one two three four five six")
+    with tempfile.TemporaryDirectory() as folder:
+        small, _ = artefact(folder)
+        refuse(1, [small, "already"], "quantize", small, "--scheme", "W3A3", "-o", os.path.join(folder, "x"))
+        refuse(2, [small, "already"], "perplexity", small, "--scheme", "W3A3", *SMALL)
+        with open(small, "rb") as file:
+            content = bytearray(file.read())
+        broken = os.path.join(folder, "broken.safetensors")
+        for length in (0, 7, 100, len(content) // 2, len(content) - 1):
+            with open(broken, "wb") as file:
+                file.write(content[:length])
+            refuse(1, [broken], "inspect", broken)
+        content[-1000] ^= 1
+        with open(broken, "wb") as file:
+            file.write(content)
+        check(run("inspect", broken).returncode == 0, "only --verify reads the payload")
+        refuse(1, [broken, "wrong checksum"], "inspect", broken, "--verify")
+        no_folder = os.path.join(folder, "absent", "x.safetensors")
+        refuse(1, [no_folder, "cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", no_folder)
+        refuse(1, ["cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", folder)
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            refuse(1, ["standard output"], "tokenize", TINY, "--text", "x", "--json", stdout=full)
+        refuse(1, ["cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", "/dev/full")
+
+
+def test_interrupts():
+    """Killed at any moment, the old file is whole; stopped by Ctrl-C, nothing else is left either."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.safetensors")
+        check(run("quantize", TINY, "--scheme", "W8A8", "-o", path).returncode == 0, "quantize")
+        with open(path, "rb") as file:
+            old = file.read()
+        start = time.monotonic()
+        check(run("quantize", TINY, "--scheme", "W4A4", "-o", path + "2").returncode == 0, "quantize")
+        whole = time.monotonic() - start
+        with open(path + "2", "rb") as file:
+            new = file.read()
+        os.remove(path + "2")
+        stopped = 0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            for step in range(12):
+                with open(path, "wb") as file:
+                    file.write(old)
+                process = subprocess.Popen([BISUP, "quantize", TINY, "--scheme", "W4A4", "-o", path],
+                                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                time.sleep(whole * step / 10)
+                process.send_signal(number)
+                _, message = process.communicate(timeout=60)
+                with open(path, "rb") as file:
+                    content = file.read()
+                check(content in (old, new), "neither the old file nor the new one")
+                check(content == new or process.returncode != 0, "success without a file")
+                if process.returncode == 1:
+                    stopped += 1
+                    check(message == b"bisup: stopped\n" and content == old, message)
+                if number == signal.SIGINT and process.returncode >= 0:  # else before it could listen
+                    left = [name for name in os.listdir(folder) if name != "model.safetensors"]
+                    check(not left, "left behind", left)
+        process = subprocess.Popen([BISUP, "generate", TINY, "--prompt", "Once", "-n", "400", "--threads", "1",
+                                    "--repetition-penalty", "1.3"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        check(process.returncode in (0, 1), "generate after Ctrl-C", process.returncode)
+
+
+BISUP = os.path.abspath(sys.argv[1])
+globals()["test_" + sys.argv[2]]()

@@ -1,0 +1,97 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <bisup/core/random.hpp>
+#include <bisup/kernel/vector.hpp>
+#include <bisup/ops/hadamard.hpp>
+#include <bit>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <bisup_test.hpp>
+#include <conformance/targets.hpp>
+
+namespace {
+
+using namespace bisup;
+
+constexpr double u = 0x1p-24;
+
+std::vector<float> normals(std::size_t count) {
+  Random random(count);
+  std::vector<float> values(count);
+  for (float& v : values) v = static_cast<float>(random.normal());
+  return values;
+}
+
+double length(const std::vector<float>& x) {
+  double squares = 0;
+  for (const float v : x) squares += static_cast<double>(v) * v;
+  return std::sqrt(squares);
+}
+
+TEST_CASE("every target computes the scalar transform to the bit") {
+  on_every_target(vector_kernel_table<>, [](Target target, const VectorKernels& kernels) {
+    for (int n = 1; n <= 4096; n *= 2) {
+      CAPTURE(name(target), n);
+      auto x = normals(static_cast<std::size_t>(n) + 1), expected = x;
+      scalar::hadamard(expected.data(), n, 0.3f);
+      kernels.hadamard(x.data(), n, 0.3f);
+      REQUIRE(x == expected);
+    }
+  });
+}
+
+TEST_CASE("the scalar transform is the matrix of signs (-1)^popcount(i & j)") {
+  for (unsigned n = 1; n <= 128; n *= 2) {
+    const auto x = normals(n);
+    auto y = x;
+    scalar::hadamard(y.data(), static_cast<int>(n), 1);
+    double magnitude = 0;
+    for (const float v : x) magnitude += std::fabs(v);
+    for (unsigned i = 0; i < n; ++i) {
+      double exact = 0;
+      for (unsigned j = 0; j < n; ++j) exact += std::popcount(i & j) % 2 ? -x[j] : x[j];
+      // log2 n additions deep.
+      REQUIRE(std::fabs(y[i] - exact) <= std::countr_zero(n) * 1.001 * u * magnitude);
+    }
+  }
+}
+
+TEST_CASE("the normalised transform is its own inverse and keeps lengths") {
+  for (std::size_t n = 1; n <= 4096; n *= 2) {
+    const auto x = normals(n);
+    auto y = x;
+    hadamard(y);
+    // A step is orthogonal up to a factor, so each errs by u in length; 1 / sqrt(n) has two
+    // roundings and the product with it one.
+    const double once = (std::countr_zero(n) + 3) * 1.001 * u * length(x);
+    CHECK(std::fabs(length(y) - length(x)) <= once);
+    hadamard(y);
+    std::vector<float> difference;
+    for (std::size_t i = 0; i < n; ++i) difference.push_back(y[i] - x[i]);
+    CHECK(length(difference) <= 2 * once);
+  }
+}
+
+TEST_CASE("every head of every row is transformed by itself") {
+  ThreadPool pool(2);
+  Matrix<float> x(50, 3 * 64 + 5);
+  const auto head = normals(64);
+  for (int r = 0; r < 50; ++r) {
+    for (int c = 0; c < x.cols(); ++c) x(r, c) = head[static_cast<std::size_t>(c % 64)];
+  }
+  hadamard(x.ref().cols(0, 192), 64, pool);
+  auto expected = head;
+  hadamard(expected);
+  for (int r = 0; r < 50; ++r) {
+    for (int c = 0; c < x.cols(); ++c) {
+      const auto i = static_cast<std::size_t>(c % 64);
+      REQUIRE(x(r, c) == (c < 192 ? expected[i] : head[i]));
+    }
+  }
+  CHECK_THROWS_AS(hadamard(x.ref().cols(0, 192), 48, pool), ContractViolation);
+  CHECK_THROWS_AS(hadamard(x.ref().cols(0, 96), 64, pool), ContractViolation);
+}
+
+}  // namespace

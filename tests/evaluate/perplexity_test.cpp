@@ -1,0 +1,109 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <bisup/calibrate/round_to_nearest.hpp>
+#include <bisup/evaluate/perplexity.hpp>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+#include <bisup_test.hpp>
+#include "../llama/golden_models.hpp"
+#include "golden_text.hpp"
+
+namespace {
+
+using namespace bisup;
+
+llama::Model small_model() {
+  const auto golden = test::read_json("tests/oracle/models.json");
+  return llama::read_model(test::GoldenModel(golden.at("models").at("llama"))).value();
+}
+
+std::vector<int> some_ids(int count) {
+  std::vector<int> ids;
+  for (int i = 0; i < count; ++i) ids.push_back((i * i + 5 * i) % 128);
+  return ids;
+}
+
+TEST_CASE("perplexity is the mean over all positions but a window's first, each window by itself") {
+  const auto model = small_model();
+  const auto ids = some_ids(75);
+  const auto measured = perplexity(model, ids, {.context = 30}, {});
+  REQUIRE(measured);
+  CHECK(measured->windows == 2);
+  CHECK(measured->tokens == 58);
+  double total = 0;
+  for (int w = 0; w < 2; ++w) {
+    auto session = llama::Session::make(model, 30, {});
+    REQUIRE(session);
+    for (int t = 0; t < 29; ++t) {
+      const auto logits =
+          session->next_logits(std::vector<int>{ids[static_cast<std::size_t>(w * 30 + t)]});
+      double z = 0;
+      for (const float l : logits) z += std::exp(static_cast<double>(l));
+      total += std::log(z) -
+               static_cast<double>(
+                   logits[static_cast<std::size_t>(ids[static_cast<std::size_t>(w * 30 + t + 1)])]);
+    }
+  }
+  // token by token instead of in one pass: float32 sums in another order, as in session_test
+  CHECK(measured->nll == Approx(total / 58).epsilon(1e-4));
+  CHECK(measured->perplexity() == Approx(std::exp(total / 58)).epsilon(1e-3));
+  CHECK(std::isfinite(measured->nll_stderr));
+}
+
+TEST_CASE("a text shorter than a window is an error; so are logits that are not finite") {
+  auto model = small_model();
+  CHECK(perplexity(model, some_ids(29), {.context = 30}, {}).error().code == Errc::too_short);
+  CHECK(perplexity(model, {}, {.context = 30}, {}).error().code == Errc::too_short);
+  model.final_norm[0] = std::numeric_limits<float>::quiet_NaN();
+  const auto broken = perplexity(model, some_ids(30), {.context = 30}, {});
+  REQUIRE_FALSE(broken);
+  CHECK(broken.error().code == Errc::not_finite);
+}
+
+TEST_CASE("progress counts windows and can stop") {
+  const auto model = small_model();
+  int calls = 0;
+  const auto stopped = perplexity(model, some_ids(90), {.context = 30}, {}, ThreadPool::shared(),
+                                  [&](int done, int all) {
+                                    CHECK(all == 3);
+                                    return ++calls, done < 2;
+                                  });
+  CHECK(calls == 2);
+  REQUIRE_FALSE(stopped);
+  CHECK(stopped.error().code == Errc::interrupted);
+}
+
+TEST_CASE("packed and simulated perplexity agree within half a percent") {
+  const auto model = small_model();
+  const auto ids = some_ids(120);
+  for (const char* text : {"W8A8KV8-g32", "W4A8KV8-g32", "W3A16-g32"}) {
+    const auto scheme = Scheme::parse(text).value();
+    const auto packed = round_to_nearest(model, scheme);
+    const auto simulated = simulate(model, scheme);
+    REQUIRE(packed);
+    REQUIRE(simulated);
+    const auto policy = KvPolicy::of(scheme);
+    const auto a = perplexity(*packed, ids, {.context = 60}, policy),
+               b = perplexity(*simulated, ids, {.context = 60}, policy);
+    REQUIRE(a);
+    REQUIRE(b);
+    CHECK(a->perplexity() == Approx(b->perplexity()).epsilon(0.005));
+    CHECK(a->nll != perplexity(model, ids, {.context = 60}, {})->nll);
+  }
+}
+
+TEST_CASE("the tiny Llama: ids, logits, greedy text and NLL are those of transformers") {
+  test::check_real_model(BISUP_SOURCE_DIR "/examples/tiny_llama", "tests/oracle/perplexity.json",
+                         12);
+}
+
+// tests/oracle/run.sh fetches the model and runs this; it is hidden from a plain run.
+TEST_CASE("SmolLM2: ids, logits, greedy text and NLL are those of transformers", "[.smollm2]") {
+  const char* path = std::getenv("BISUP_SMOLLM2");
+  REQUIRE(path != nullptr);
+  test::check_real_model(path, "tests/oracle/smollm2.json", 0);
+}
+
+}  // namespace

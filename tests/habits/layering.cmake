@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+# A header includes its own folder and those above it in this order, never one below.
+cmake_minimum_required(VERSION 3.23)
+set(order core pack kernel ops quant transform compensate cache llama evaluate tune allocate calibrate
+  io text)
+
+file(GLOB_RECURSE headers RELATIVE ${ROOT}/include/bisup ${ROOT}/include/bisup/*/*.hpp)
+set(wrong "")
+foreach(header IN LISTS headers)
+  string(REGEX REPLACE "/.*" "" folder ${header})
+  list(FIND order ${folder} own)
+  if(own EQUAL -1)
+    string(APPEND wrong "${header}: no folder of that name belongs here\n")
+  endif()
+  file(STRINGS ${ROOT}/include/bisup/${header} includes REGEX "^ *#include *[<\"]bisup/")
+  foreach(line IN LISTS includes)
+    string(REGEX MATCH "bisup/([a-z_]+)/" ignored "${line}")
+    list(FIND order "${CMAKE_MATCH_1}" other)
+    if(other EQUAL -1 OR other GREATER own)
+      string(APPEND wrong "${header}: ${line}\n")
+    endif()
+  endforeach()
+endforeach()
+if(wrong)
+  message(FATAL_ERROR "${wrong}")
+endif()

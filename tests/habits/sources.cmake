@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+# What every source file keeps: licence lines first, ASCII, no file above 400 lines (headers) or 100
+# columns (headers), no umbrella include inside the library, nothing left for later, no path of the
+# machine it was written on.
+cmake_minimum_required(VERSION 3.23)
+file(GLOB_RECURSE sources RELATIVE ${ROOT}
+  ${ROOT}/include/*.hpp ${ROOT}/tests/*.hpp ${ROOT}/tests/*.cpp ${ROOT}/tests/*.cu ${ROOT}/tests/*.py
+  ${ROOT}/tests/*.sh ${ROOT}/tests/*.cmake ${ROOT}/examples/*.hpp ${ROOT}/examples/*.cpp
+  ${ROOT}/examples/*.py ${ROOT}/examples/*.sh ${ROOT}/bench/*.hpp ${ROOT}/bench/*.cpp
+  ${ROOT}/bench/*.py ${ROOT}/cmake/*.cpp ${ROOT}/cmake/*.cmake ${ROOT}/*/CMakeLists.txt
+  ${ROOT}/CMakeLists.txt)
+set(wrong "")
+string(REPEAT "[^\n]" 101 long_line)
+foreach(source IN LISTS sources)
+  if(source MATCHES "(^|/)(build|third_party)/")
+    continue()
+  endif()
+  file(READ ${ROOT}/${source} text)
+  if(source MATCHES "\\.(hpp|cpp|cu)$")
+    set(start "^// Copyright the bisup authors\n// SPDX-License-Identifier: Apache-2.0\n")
+  else()
+    set(start "^(#![^\n]*\n)?(# Copyright the bisup authors\n)?# SPDX-License-Identifier: Apache-2.0\n")
+  endif()
+  if(NOT text MATCHES "${start}")
+    string(APPEND wrong "${source}: does not start with the licence lines\n")
+  endif()
+  if(text MATCHES "[^\n -~]")
+    string(APPEND wrong "${source}: a character outside printable ASCII\n")
+  endif()
+  if(text MATCHES "[^A-Z](TO|FIX)(DO|ME)[^A-Z]" OR text MATCHES "[ \"'](/work|/tmp|/home|/root)/[a-z]")
+    string(APPEND wrong "${source}: '${CMAKE_MATCH_0}'\n")
+  endif()
+  if(source MATCHES "^include/")
+    string(REGEX MATCHALL "\n" lines "${text}")
+    list(LENGTH lines count)
+    if(count GREATER 400)
+      string(APPEND wrong "${source}: ${count} lines\n")
+    endif()
+    if(text MATCHES "\n${long_line}")
+      string(APPEND wrong "${source}: a line of more than 100 columns\n")
+    endif()
+    if(text MATCHES "#include *[<\"]bisup/bisup\\.hpp")
+      string(APPEND wrong "${source}: includes bisup.hpp\n")
+    endif()
+    if(NOT text MATCHES "#pragma once")
+      string(APPEND wrong "${source}: no #pragma once\n")
+    endif()
+  endif()
+endforeach()
+if(wrong)
+  message(FATAL_ERROR "${wrong}")
+endif()

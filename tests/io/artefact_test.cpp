@@ -1,0 +1,170 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+#include <bisup/calibrate/round_to_nearest.hpp>
+#include <bisup/core/random.hpp>
+#include <bisup/io/artefact_reader.hpp>
+#include <bisup/io/artefact_writer.hpp>
+#include <bisup/llama/session.hpp>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include <bisup_test.hpp>
+#include "../llama/golden_models.hpp"
+
+namespace {
+
+using namespace bisup;
+namespace fs = std::filesystem;
+
+struct Folder {
+  fs::path path = fs::temp_directory_path() / ("bisup_artefact_" + std::to_string(::getpid()));
+  Folder() { fs::create_directories(path); }
+  ~Folder() { fs::remove_all(path); }
+};
+
+llama::Model small_model(const std::string& name) {
+  const auto golden = test::read_json("tests/oracle/models.json");
+  return llama::read_model(test::GoldenModel(golden.at("models").at(name))).value();
+}
+
+std::vector<float> logits_of(const llama::Model& model) {
+  auto session = llama::Session::make(model, 32, KvPolicy::of(model.scheme));
+  REQUIRE(session);
+  const auto logits = session->next_logits(std::vector<int>{3, 1, 4, 1, 5, 9, 2, 6});
+  return {logits.begin(), logits.end()};
+}
+
+std::string read_file(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write_file(const fs::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+fs::path saved(const Folder& folder, const llama::Model& model) {
+  const fs::path path = folder.path / "model.safetensors";
+  const io::TokenizerFiles tokenizer{.tokenizer_json = "{}", .chat_template = "hello"};
+  REQUIRE(io::save_artefact(path, model, tokenizer, {.float_weights = "f32"}));
+  return path;
+}
+
+TEST_CASE("what is loaded computes the same bits as what was saved, on every kind of scheme") {
+  const Folder folder;
+  for (const char* name :
+       {"llama", "qwen2_tied", "qwen3", "llama_mlp_bias", "mistral_window", "llama_rope_yarn"}) {
+    for (const char* scheme : {"W4A4KV4-g64", "W3A16-channel-affine", "W8A8KV8-g32-atoken-head8",
+                               "W16A8-g32", "W5A6-g128"}) {
+      INFO(name << " " << scheme);
+      const auto model = round_to_nearest(small_model(name), Scheme::parse(scheme).value());
+      REQUIRE(model);
+      const auto loaded = io::load_artefact(saved(folder, *model));
+      if (!loaded) FAIL(loaded.error().describe());
+      CHECK(loaded->model.config == model->config);
+      CHECK(loaded->model.scheme == model->scheme);
+      CHECK(loaded->tokenizer.chat_template == "hello");
+      CHECK(logits_of(loaded->model) == logits_of(*model));
+      CHECK(io::verify_artefact(*loaded));
+    }
+  }
+}
+
+TEST_CASE("the same model gives the same bytes") {
+  const Folder folder;
+  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  REQUIRE(model);
+  const std::string first = read_file(saved(folder, *model));
+  CHECK(first == read_file(saved(folder, *model)));
+}
+
+TEST_CASE("a changed payload fails verification by the tensor's name") {
+  const Folder folder;
+  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const auto path = saved(folder, *model);
+  std::string bytes = read_file(path);
+  bytes[bytes.size() - 5] = static_cast<char>(bytes[bytes.size() - 5] ^ 1);
+  write_file(path, bytes);
+  const auto loaded = io::load_artefact(path);
+  REQUIRE(loaded);
+  const auto verified = io::verify_artefact(*loaded);
+  REQUIRE_FALSE(verified);
+  CHECK(verified.error().code == Errc::wrong_checksum);
+  CHECK(verified.error().where == path.string());
+}
+
+// Replaces text inside the header by text of the same length, so that offsets stay right.
+std::string altered(std::string bytes, const std::string& from, const std::string& to) {
+  REQUIRE(from.size() == to.size());
+  const auto at = bytes.find(from);
+  REQUIRE(at != std::string::npos);
+  return bytes.replace(at, from.size(), to);
+}
+
+TEST_CASE(
+    "a later schema, other shapes and impossible formats are refused, each with the file's name") {
+  const Folder folder;
+  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const auto path = saved(folder, *model);
+  const std::string good = read_file(path);
+  struct Case {
+    const char *from, *to;
+    Errc code;
+  };
+  const Case cases[] = {
+      {"\\\"schema\\\":1", "\\\"schema\\\":2", Errc::unknown_version},
+      {"\\\"bits\\\":4", "\\\"bits\\\":9", Errc::malformed},
+      {"\\\"bits\\\":4", "\\\"bits\\\":7", Errc::malformed},
+      {"\\\"bits\\\":4", "\\\"bits\\\":8", Errc::wrong_shape},
+      {"\\\"rows\\\":64", "\\\"rows\\\":65", Errc::wrong_shape},
+      {"\\\"group\\\":32", "\\\"group\\\":33", Errc::malformed},
+      {"\\\"layout\\\":\\\"panel16\\\"", "\\\"layout\\\":\\\"panel17\\\"", Errc::unsupported},
+      {"\\\"scale\\\":\\\"f16\\\"", "\\\"scale\\\":\\\"f17\\\"", Errc::malformed},
+      {"\\\"rope_factors\\\":[]", "\\\"rope_factors\\\":{}", Errc::malformed},
+      {"W4A8-g32-head16", "W4A8-g33-head16", Errc::bad_scheme},
+      {"\"bisup\"", "\"bosup\"", Errc::missing},
+      {"\"config.json\"", "\"confug.json\"", Errc::missing},
+      {"\"model.norm.weight\"", "\"model.narm.weight\"", Errc::missing},
+      {"\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2", Errc::malformed},
+      {"\"vocab_size\": 128", "\"vocab_size\": 129", Errc::wrong_shape},
+  };
+  for (const auto& c : cases) {
+    INFO(c.from << " -> " << c.to);
+    write_file(path, altered(good, c.from, c.to));
+    const auto loaded = io::load_artefact(path);
+    REQUIRE_FALSE(loaded);
+    CHECK(loaded.error().code == c.code);
+    CHECK(loaded.error().where == path.string());
+  }
+}
+
+TEST_CASE(
+    "truncated anywhere, or with random bytes changed, it is an error or a model, never a crash") {
+  const Folder folder;
+  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const auto path = saved(folder, *model);
+  const std::string good = read_file(path);
+  Random random(5);
+  for (int i = 0; i < 60; ++i) {
+    write_file(path,
+               good.substr(0, i < 20 ? static_cast<std::size_t>(i)
+                                     : random.below(static_cast<std::uint32_t>(good.size()))));
+    const auto loaded = io::load_artefact(path);
+    REQUIRE_FALSE(loaded);
+    CHECK(loaded.error().where == path.string());
+  }
+  int refused = 0;
+  for (int i = 0; i < 200; ++i) {
+    std::string bytes = good;
+    for (int k = 0; k < 3; ++k) bytes[random.below(12000)] = static_cast<char>(random.bits());
+    write_file(path, bytes);
+    const auto loaded = io::load_artefact(path);
+    refused += loaded ? 0 : 1;
+    if (loaded) (void)io::verify_artefact(*loaded);
+  }
+  CHECK(refused > 100);  // most of the first 12,000 bytes are header
+}
+
+}  // namespace

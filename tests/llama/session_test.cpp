@@ -1,0 +1,111 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <bisup/calibrate/round_to_nearest.hpp>
+#include <bisup/llama/session.hpp>
+#include <cmath>
+
+#include <bisup_test.hpp>
+#include "golden_models.hpp"
+
+namespace {
+
+using namespace bisup;
+
+llama::Model small_model(const std::string& name = "llama") {
+  const auto golden = test::read_json("tests/oracle/models.json");
+  return llama::read_model(test::GoldenModel(golden.at("models").at(name))).value();
+}
+
+std::vector<int> some_ids(int count) {
+  std::vector<int> ids;
+  for (int i = 0; i < count; ++i) ids.push_back((37 * i + 11) % 128);
+  return ids;
+}
+
+Matrix<float> hidden_states(const llama::Model& model, const std::vector<int>& ids,
+                            const std::vector<int>& chunks, const KvPolicy& policy,
+                            ThreadPool& pool) {
+  auto session = llama::Session::make(model, static_cast<int>(ids.size()), policy, pool);
+  REQUIRE(session);
+  Matrix<float> all(static_cast<int>(ids.size()), model.config.hidden_size);
+  int first = 0;
+  for (const int chunk : chunks) {
+    const auto hidden = session->forward(
+        std::span(ids).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(chunk)));
+    for (int t = 0; t < chunk; ++t)
+      std::copy_n(hidden.row_data(t), hidden.cols(), all.row(first + t).data());
+    first += chunk;
+  }
+  REQUIRE(first == static_cast<int>(ids.size()));
+  return all;
+}
+
+double largest_difference(const Matrix<float>& a, const Matrix<float>& b) {
+  double worst = 0;
+  for (int r = 0; r < a.rows(); ++r) {
+    for (int c = 0; c < a.cols(); ++c)
+      worst =
+          std::max(worst, std::abs(static_cast<double>(a(r, c)) - static_cast<double>(b(r, c))));
+  }
+  return worst;
+}
+
+TEST_CASE("a prompt in chunks, or token by token, ends in the same hidden states") {
+  ThreadPool pool(2);
+  const auto ids = some_ids(40);
+  for (const char* name : {"llama", "qwen3", "mistral_window"}) {
+    const auto model = small_model(name);
+    const auto whole = hidden_states(model, ids, {40}, {}, pool);
+    // Products of one and of many tokens may sum in another order; three blocks of RMS-normed
+    // values of size 1 amplify 2^-24 * sqrt(172) by less than a thousandfold.
+    CHECK(largest_difference(whole, hidden_states(model, ids, {7, 1, 20, 12}, {}, pool)) < 1e-3);
+    CHECK(largest_difference(whole, hidden_states(model, ids, std::vector<int>(40, 1), {}, pool)) <
+          1e-3);
+  }
+}
+
+TEST_CASE("the number of threads does not change a bit") {
+  ThreadPool one(1), three(3);
+  const auto ids = some_ids(33);
+  const auto model = small_model();
+  CHECK(largest_difference(hidden_states(model, ids, {33}, {}, one),
+                           hidden_states(model, ids, {33}, {}, three)) == 0);
+  const auto packed = round_to_nearest(model, Scheme::parse("W4A4KV4-g64").value());
+  REQUIRE(packed);
+  const auto policy = KvPolicy::of(packed->scheme);
+  CHECK(largest_difference(hidden_states(*packed, ids, {33}, policy, one),
+                           hidden_states(*packed, ids, {33}, policy, three)) == 0);
+}
+
+TEST_CASE("truncating and going on is the same as never having gone further") {
+  ThreadPool pool(2);
+  const auto model = small_model();
+  const auto ids = some_ids(24);
+  auto session = llama::Session::make(model, 40, {}, pool);
+  REQUIRE(session);
+  (void)session->forward(ids);
+  (void)session->forward(std::vector<int>{5, 6, 7});
+  session->truncate(24);
+  CHECK(session->size() == 24);
+  const auto again = session->next_logits(std::vector<int>{9});
+  std::vector<float> kept(again.begin(), again.end());
+  auto fresh = llama::Session::make(model, 40, {}, pool);
+  REQUIRE(fresh);
+  (void)fresh->forward(ids);
+  const auto expected = fresh->next_logits(std::vector<int>{9});
+  CHECK(std::equal(kept.begin(), kept.end(), expected.begin()));
+}
+
+TEST_CASE("what a session cannot hold is an error or a broken contract, never an overflow") {
+  const auto model = small_model();
+  const auto too_long = llama::Session::make(model, model.config.max_positions + 1, {});
+  REQUIRE_FALSE(too_long);
+  CHECK(too_long.error().code == Errc::out_of_range);
+  auto session = llama::Session::make(model, 4, {});
+  REQUIRE(session);
+  CHECK_THROWS_AS(session->forward(some_ids(5)), ContractViolation);
+  CHECK_THROWS_AS(session->forward(std::vector<int>{128}), ContractViolation);
+  CHECK_THROWS_AS(session->forward(std::vector<int>{-1}), ContractViolation);
+}
+
+}  // namespace

@@ -1,0 +1,118 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <bisup/calibrate/random_model.hpp>
+#include <bisup/text/generate.hpp>
+#include <bisup/text/tokenizer_json.hpp>
+#include <bisup_test.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tiny_tokenizer.hpp"
+
+namespace {
+
+using namespace bisup;
+
+TEST_CASE("stop strings are found wherever the pieces break, and never shown") {
+  const std::string whole = "one END two ENDE";
+  for (std::size_t cut = 0; cut <= whole.size(); ++cut) {
+    text::StopStrings stops({"END", "xyz"});
+    std::string shown = stops.push(whole.substr(0, cut));
+    if (!stops.found()) shown += stops.push(whole.substr(cut));
+    CAPTURE(cut);
+    REQUIRE(stops.found());
+    REQUIRE(shown == "one ");
+  }
+}
+
+TEST_CASE("only what may become a stop string is held back") {
+  text::StopStrings stops({"stop", "", "top it"});
+  REQUIRE(stops.push("a s") == "a ");
+  REQUIRE(stops.push("t") == "");
+  REQUIRE(stops.push("op") == "");  // "stop" ends before "top it" could
+  REQUIRE(stops.found());
+  text::StopStrings others({"stop"});
+  REQUIRE(others.push("sto") == "");
+  REQUIRE(others.push("ne") == "stone");
+  REQUIRE(others.push("st") == "");
+  REQUIRE(others.finish() == "st");
+  REQUIRE_FALSE(others.found());
+}
+
+struct Fixture {
+  text::Tokenizer tokenizer = text::Tokenizer::from_json_text(tiny::byte_level().dump(), "tiny").value();
+  llama::Model model;
+  Fixture() {
+    llama::Config c;
+    c.hidden_size = 64, c.intermediate_size = 64, c.layers = 1, c.heads = 1, c.kv_heads = 1;
+    c.head_dim = 64, c.vocab_size = tokenizer.vocab_size(), c.max_positions = 64;
+    model = random_model(c, Scheme{}).value();
+  }
+  text::Generation run(const text::GenerateOptions& options, int capacity = 64, std::string* shown = nullptr) {
+    auto session = llama::Session::make(model, capacity, {});
+    const std::vector<int> prompt = {1, 2, 3};
+    auto result = text::generate(*session, prompt, tokenizer, options, [&](std::string_view piece) {
+      if (shown != nullptr) *shown += piece;
+      return true;
+    });
+    REQUIRE(result);
+    return std::move(result).value();
+  }
+};
+
+TEST_CASE("an answer is what one forward after another says, and ends at its length") {
+  Fixture fixture;
+  std::string shown;
+  const auto result = fixture.run({.tokens = 8}, 64, &shown);
+  REQUIRE(result.ids.size() == 8);
+  REQUIRE(result.finish == text::Finish::length);
+  REQUIRE(shown == fixture.tokenizer.decode(result.ids));
+  std::vector<int> ids = {1, 2, 3};
+  for (const int id : result.ids) {
+    auto session = llama::Session::make(fixture.model, 64, {});
+    const auto logits = session->next_logits(ids);
+    REQUIRE(id == std::max_element(logits.begin(), logits.end()) - logits.begin());
+    ids.push_back(id);
+  }
+}
+
+TEST_CASE("an answer ends at an end token, a stop string, a full cache or the user's wish") {
+  Fixture fixture;
+  const auto free = fixture.run({.tokens = 8});
+  const auto ended = fixture.run({.tokens = 8, .eos = {free.ids[3]}});
+  REQUIRE(ended.finish == text::Finish::eos);
+  const auto first = std::find(free.ids.begin(), free.ids.end(), free.ids[3]);
+  REQUIRE(ended.ids == std::vector<int>(free.ids.begin(), first));
+
+  // Three prompt tokens and two answers fill five places; a third is shown without being stored.
+  const auto full = fixture.run({.tokens = 8}, 5);
+  REQUIRE(full.ids.size() == 3);
+  REQUIRE(full.finish == text::Finish::length);
+
+  std::string whole, shown;
+  (void)fixture.run({.tokens = 8}, 64, &whole);
+  REQUIRE(whole.size() >= 2);
+  const auto stopped = fixture.run({.tokens = 8, .stops = {whole.substr(1, 1)}}, 64, &shown);
+  REQUIRE(stopped.finish == text::Finish::stop);
+  REQUIRE(shown == whole.substr(0, whole.find(whole[1])));
+
+  auto session = llama::Session::make(fixture.model, 64, {});
+  const std::vector<int> prompt = {1};
+  const auto cut = text::generate(*session, prompt, fixture.tokenizer, {.tokens = 8},
+                                  [](std::string_view) { return false; });
+  REQUIRE(cut->finish == text::Finish::interrupted);
+  REQUIRE(cut->ids.size() == 1);
+}
+
+TEST_CASE("a prompt that does not fit is the world's error") {
+  Fixture fixture;
+  auto session = llama::Session::make(fixture.model, 2, {});
+  const std::vector<int> prompt = {1, 2, 3};
+  const auto result =
+      text::generate(*session, prompt, fixture.tokenizer, {}, [](std::string_view) { return true; });
+  REQUIRE_FALSE(result);
+  REQUIRE(result.error().code == Errc::cache_full);
+}
+
+}  // namespace
