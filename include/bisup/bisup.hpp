@@ -44,6 +44,7 @@
 #include <bisup/quant/fake_quant.hpp>
 #include <bisup/quant/nearest.hpp>
 #include <bisup/quant/quantizer.hpp>
+#include <bisup/transform/float_block.hpp>
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/cache/kv_cache_of.hpp>
 #include <bisup/cache/kv_plane.hpp>

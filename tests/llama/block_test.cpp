@@ -14,7 +14,7 @@ namespace {
 
 using namespace bisup;
 
-constexpr llama::BlockConfig shape{
+constexpr BlockShape shape{
     .hidden = 96, .heads = 4, .kv_heads = 2, .head_dim = 32, .intermediate = 172};
 
 Matrix<float> gaussian(int rows, int cols, double scale, Random& random) {

@@ -19,13 +19,9 @@
 #include <bisup/ops/rms_norm.hpp>
 #include <bisup/ops/rope.hpp>
 #include <bisup/ops/swiglu.hpp>
+#include <bisup/transform/float_block.hpp>
 
 namespace bisup::llama {
-
-struct BlockConfig {
-  int hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0;
-  float norm_eps = 1e-5f;
-};
 
 struct Norms {
   std::vector<float> attention, mlp;  // [hidden]
@@ -75,7 +71,7 @@ inline void norm_heads(MatrixRef<float> x, int head_dim, std::span<const float> 
 
 // x: [tokens, hidden], in place: x += attention(norm(x)); x += mlp(norm(x)).
 template <Linear W, AttentionCache C, class Observer = None>
-void forward(const BlockConfig& config, const BlockWeights<W>& w, const RopeTable& rope, int layer,
+void forward(const BlockShape& shape, const BlockWeights<W>& w, const RopeTable& rope, int layer,
              const Batch& batch, C& cache, Scratch& s, ThreadPool& pool, MatrixRef<float> x,
              Observer&& observe = {}) {
   const int tokens = batch.tokens;
@@ -84,38 +80,38 @@ void forward(const BlockConfig& config, const BlockWeights<W>& w, const RopeTabl
   };
   observe(Site::block_input, x);
 
-  const auto normed = shaped(s.normed, config.hidden);  // [tokens, hidden]
-  rms_norm(x, w.norms.attention, config.norm_eps, normed, pool);
+  const auto normed = shaped(s.normed, shape.hidden);  // [tokens, hidden]
+  rms_norm(x, w.norms.attention, shape.norm_eps, normed, pool);
   observe(Site::attention_input, normed);
   s.input.prepare(normed, w.inputs.attention, pool);
 
-  const auto q = shaped(s.q, config.heads * config.head_dim);     // [tokens, heads * head_dim]
-  const auto k = shaped(s.k, config.kv_heads * config.head_dim);  // [tokens, kv_heads * head_dim]
-  const auto v = shaped(s.v, config.kv_heads * config.head_dim);
+  const auto q = shaped(s.q, shape.heads * shape.head_dim);     // [tokens, heads * head_dim]
+  const auto k = shaped(s.k, shape.kv_heads * shape.head_dim);  // [tokens, kv_heads * head_dim]
+  const auto v = shaped(s.v, shape.kv_heads * shape.head_dim);
   w.q.apply(s.input, q, pool);
   w.k.apply(s.input, k, pool);
   w.v.apply(s.input, v, pool);
-  norm_heads(q, config.head_dim, w.norms.query, config.norm_eps, pool);
-  norm_heads(k, config.head_dim, w.norms.key, config.norm_eps, pool);
+  norm_heads(q, shape.head_dim, w.norms.query, shape.norm_eps, pool);
+  norm_heads(k, shape.head_dim, w.norms.key, shape.norm_eps, pool);
   rope.rotate(q, batch.first_position, pool);
   rope.rotate(k, batch.first_position, pool);
   observe(Site::queries, q), observe(Site::keys, k), observe(Site::values, v);
 
   const auto attended =
-      shaped(s.attended, config.heads * config.head_dim);  // [tokens, heads * head_dim]
+      shaped(s.attended, shape.heads * shape.head_dim);  // [tokens, heads * head_dim]
   cache.append(layer, k, v);
   cache.attend(layer, q, attended, pool);
   observe(Site::output_input, attended);
   s.input.prepare(attended, w.inputs.output, pool);
-  const auto delta = shaped(s.delta, config.hidden);  // [tokens, hidden]
+  const auto delta = shaped(s.delta, shape.hidden);  // [tokens, hidden]
   w.o.apply(s.input, delta, pool);
   add(delta, x, pool);
 
-  rms_norm(x, w.norms.mlp, config.norm_eps, normed, pool);
+  rms_norm(x, w.norms.mlp, shape.norm_eps, normed, pool);
   observe(Site::mlp_input, normed);
   s.input.prepare(normed, w.inputs.mlp, pool);
-  const auto gate = shaped(s.gate, config.intermediate);  // [tokens, intermediate]
-  const auto up = shaped(s.up, config.intermediate);
+  const auto gate = shaped(s.gate, shape.intermediate);  // [tokens, intermediate]
+  const auto up = shaped(s.up, shape.intermediate);
   w.gate.apply(s.input, gate, pool);
   w.up.apply(s.input, up, pool);
   swiglu(gate, up, gate, pool);  // silu(gate) * up

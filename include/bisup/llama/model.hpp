@@ -28,7 +28,7 @@ struct Model {
   AnyLinear head;                 // [vocab, hidden]; shares the embedding's memory when tied
   InputForm head_input;
 
-  [[nodiscard]] BlockConfig block_config() const {
+  [[nodiscard]] BlockShape block_shape() const {
     return {config.hidden_size,       config.heads,   config.kv_heads, config.head_dim,
             config.intermediate_size, config.norm_eps};
   }

@@ -55,12 +55,12 @@ class Session {
     BISUP_EXPECTS(tokens >= 1 && first + tokens <= capacity());
     hidden_.resize(tokens, model_->config.hidden_size);
     for (int t = 0; t < tokens; ++t) embed(ids[static_cast<std::size_t>(t)], hidden_.row(t));
-    const BlockConfig config = model_->block_config();
+    const BlockShape shape = model_->block_shape();
     for (int layer = 0; layer < model_->config.layers; ++layer) {
-      llama::forward(config, model_->blocks[static_cast<std::size_t>(layer)], rope_, layer,
+      llama::forward(shape, model_->blocks[static_cast<std::size_t>(layer)], rope_, layer,
                      {first, tokens}, cache_, scratch_, *pool_, hidden_.ref(), observe);
     }
-    rms_norm(hidden_.ref(), model_->final_norm, config.norm_eps, hidden_.ref(), *pool_);
+    rms_norm(hidden_.ref(), model_->final_norm, shape.norm_eps, hidden_.ref(), *pool_);
     return hidden_.ref();
   }
 
