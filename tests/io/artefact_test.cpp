@@ -30,7 +30,7 @@ llama::Model small_model(const std::string& name) {
 }
 
 std::vector<float> logits_of(const llama::Model& model) {
-  auto session = llama::Session::make(model, 32, KvPolicy::of(model.scheme));
+  auto session = llama::Session::make(model, 32);
   REQUIRE(session);
   const auto logits = session->next_logits(std::vector<int>{3, 1, 4, 1, 5, 9, 2, 6});
   return {logits.begin(), logits.end()};
@@ -69,6 +69,96 @@ TEST_CASE("what is loaded computes the same bits as what was saved, on every kin
       CHECK(logits_of(loaded->model) == logits_of(*model));
       CHECK(io::verify_artefact(*loaded));
     }
+  }
+}
+
+llama::Model with_prompt(llama::Model model, DType type) {
+  const llama::Config& c = model.config;
+  PromptCache prompt({5, 6, 7}, c.layers, c.kv_heads, c.head_dim, type);
+  Random random(3);
+  Matrix<float> keys(3, c.kv_heads * c.head_dim), values(3, c.kv_heads * c.head_dim);
+  for (int layer = 0; layer < c.layers; ++layer) {
+    for (int t = 0; t < 3; ++t) {
+      for (float& x : keys.row(t)) x = static_cast<float>(random.normal());
+      for (float& x : values.row(t)) x = static_cast<float>(random.normal());
+    }
+    prompt.set(layer, keys.ref(), values.ref());
+  }
+  model.prompt = std::move(prompt);
+  return model;
+}
+
+TEST_CASE("the cache's policy and the stored prompt come back, and sessions use them") {
+  const Folder folder;
+  auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8KV4-g32").value());
+  REQUIRE(model);
+  CHECK(model->kv == KvPolicy::of(model->scheme));
+  const std::vector<float> plain = logits_of(*model);
+  const llama::Config& c = model->config;
+  KvPolicy policy{.sinks = 2, .recent = 3, .rotate_keys = true, .key_clip = {0.9f, 0.8f}};
+  CHECK(io::read_kv_policy(io::describe(policy), "").value() == policy);
+  policy.table.assign(static_cast<std::size_t>(c.layers * c.kv_heads),
+                      {.keys = {4}, .values = {2}, .value_clip = {1, 0.5f}});
+  policy.table[1] = {};
+  for (const DType type : {DType::f16, DType::f32}) {
+    model->kv = policy;
+    const auto stored = with_prompt(*model, type);
+    const auto loaded = io::load_artefact(saved(folder, stored));
+    if (!loaded) FAIL(loaded.error().describe());
+    CHECK(loaded->model.kv == policy);
+    CHECK(loaded->model.prompt.ids().size() == 3);
+    CHECK(loaded->model.prompt.type() == type);
+    CHECK(logits_of(loaded->model) == logits_of(stored));
+    CHECK(logits_of(loaded->model) != plain);
+    CHECK(io::verify_artefact(*loaded));
+  }
+}
+
+TEST_CASE("an artefact of the first schema has the policy of its scheme") {
+  const Folder folder;
+  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8KV4-g32").value());
+  const auto path = saved(folder, *model);
+  std::string bytes = read_file(path);
+  for (const auto& [from, to] : {std::pair("\\\"schema\\\":2", "\\\"schema\\\":1"),
+                                 std::pair("\\\"kv\\\":", "\\\"kw\\\":"),
+                                 std::pair("\\\"prompt\\\":", "\\\"prampt\\\":")}) {
+    bytes.replace(bytes.find(from), std::string(from).size(), to);
+  }
+  write_file(path, bytes);
+  const auto loaded = io::load_artefact(path);
+  if (!loaded) FAIL(loaded.error().describe());
+  CHECK(loaded->model.kv == KvPolicy{.keys = {4}, .values = {4}});
+  CHECK(loaded->model.prompt.empty());
+}
+
+TEST_CASE("a policy that no cache can have, and a prompt that cannot be, are refused") {
+  const Folder folder;
+  auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8KV4-g32").value());
+  model->kv.recent = 7;
+  const auto path = saved(folder, with_prompt(*model, DType::f16));
+  const std::string good = read_file(path);
+  struct Case {
+    const char *from, *to;
+    Errc code;
+  };
+  const Case cases[] = {
+      {"\\\"keys\\\":{\\\"bits\\\":4}", "\\\"keys\\\":{\\\"bits\\\":5}", Errc::malformed},
+      {"\\\"keys\\\":{\\\"bits\\\":4}", "\\\"keys\\\":[\\\"bits\\\",4]", Errc::malformed},
+      {"\\\"recent\\\":7", "\\\"recent\\\":x", Errc::malformed},
+      {"\\\"rotate_keys\\\":false", "\\\"rotate_keys\\\":12345", Errc::malformed},
+      {"\\\"prompt\\\":[5,6,7]", "\\\"prompt\\\":[5,678]", Errc::malformed},
+      {"\\\"prompt\\\":[5,6,7]", "\\\"prompt\\\":[5,  7]", Errc::wrong_shape},
+      {"\"prompt.1.keys\"", "\"prompt.9.keys\"", Errc::missing},
+  };
+  for (const auto& c : cases) {
+    INFO(c.from << " -> " << c.to);
+    std::string bytes = good;
+    REQUIRE(bytes.find(c.from) != std::string::npos);
+    write_file(path, bytes.replace(bytes.find(c.from), std::string(c.from).size(), c.to));
+    const auto loaded = io::load_artefact(path);
+    REQUIRE_FALSE(loaded);
+    CHECK(loaded.error().code == c.code);
+    CHECK(loaded.error().where == path.string());
   }
 }
 
@@ -114,7 +204,7 @@ TEST_CASE(
     Errc code;
   };
   const Case cases[] = {
-      {"\\\"schema\\\":1", "\\\"schema\\\":2", Errc::unknown_version},
+      {"\\\"schema\\\":2", "\\\"schema\\\":3", Errc::unknown_version},
       {"\\\"bits\\\":4", "\\\"bits\\\":9", Errc::malformed},
       {"\\\"bits\\\":4", "\\\"bits\\\":7", Errc::malformed},
       {"\\\"bits\\\":4", "\\\"bits\\\":8", Errc::wrong_shape},

@@ -62,6 +62,7 @@ inline Result<llama::Model> round_model(const llama::Model& source, const Scheme
   const RoundToNearest round{simulate, pool};
   llama::Model model;
   model.config = source.config, model.scheme = scheme;
+  model.kv = KvPolicy::of(scheme);
   model.embedding = llama::as_half(source.embedding);
   model.final_norm = source.final_norm;
   const bool packed = scheme.quantizes_weights() && !simulate;

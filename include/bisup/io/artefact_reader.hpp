@@ -5,6 +5,7 @@
 // tensors, and points into it; verify_artefact compares the payload with its checksums.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -19,6 +20,7 @@
 #include <bisup/io/artefact.hpp>
 #include <bisup/io/hf_config_text.hpp>
 #include <bisup/io/json.hpp>
+#include <bisup/io/kv_policy_json.hpp>
 
 namespace bisup::io {
 
@@ -72,6 +74,42 @@ class ArtefactReader {
     const auto found = tensor(name, any == nullptr ? ElementType::f32 : any->type, {rows, cols});
     if (!found) return found.error();
     return llama::DenseTensor{{found->bytes.data(), *type, rows, cols}, file_};
+  }
+
+  // The stored prompt, or none.
+  [[nodiscard]] Result<PromptCache> prompt(const llama::Config& c) const {
+    const auto entry = description_.find("prompt");
+    if (entry == description_.end()) return PromptCache();
+    JsonFields fields(description_, file_->path());
+    const std::vector<int> ids = fields.integers("prompt");
+    if (fields.error()) return *fields.error();
+    if (ids.empty()) return PromptCache();
+    for (const int id : ids) {
+      if (id < 0 || id >= c.vocab_size)
+        return error(Errc::malformed, "has a stored prompt with ids outside the vocabulary");
+    }
+    const int tokens = static_cast<int>(ids.size()), width = c.kv_heads * c.head_dim;
+    const Tensor* first = file_->find(prompt_name(0, "keys"));
+    const bool f32 = first != nullptr && first->type == ElementType::f32;
+    PromptCache prompt(ids, c.layers, c.kv_heads, c.head_dim, f32 ? DType::f32 : DType::f16);
+    for (int layer = 0; layer < c.layers; ++layer) {
+      Matrix<float> rows[2];
+      for (const int which : {0, 1}) {
+        const std::string name = prompt_name(layer, which == 0 ? "keys" : "values");
+        if (auto right = tensor(name, f32 ? ElementType::f32 : ElementType::f16, {tokens, width});
+            !right) {
+          return right.error();
+        }
+        const auto read = dense(name, tokens, width);
+        if (!read) return read.error();
+        rows[which] = llama::as_matrix(read->view);
+        for (const float x : std::span(rows[which].data(), ids.size() * std::size_t(width))) {
+          if (!std::isfinite(x)) return error(Errc::not_finite, "tensor " + in_quotes(name));
+        }
+      }
+      prompt.set(layer, rows[0].ref(), rows[1].ref());
+    }
+    return prompt;
   }
 
   [[nodiscard]] Result<llama::AnyLinear> linear(const std::string& name, int rows, int cols,
@@ -254,9 +292,10 @@ class ArtefactReader {
   if (!d.is_object() || !d.contains("schema") || !d["schema"].is_number_integer()) {
     return refuse(Errc::malformed, "has a description without a schema version");
   }
-  if (const auto schema = d["schema"].get<std::int64_t>(); schema != artefact_schema) {
+  if (const auto schema = d["schema"].get<std::int64_t>();
+      schema < 1 || schema > artefact_schema) {
     return refuse(Errc::unknown_version, "was written with schema " + std::to_string(schema) +
-                                             "; this program reads " +
+                                             "; this program reads 1 to " +
                                              std::to_string(artefact_schema));
   }
   for (const char* key : {"scheme", "recipe", "float_weights"}) {
@@ -319,6 +358,21 @@ class ArtefactReader {
   auto head_input = reader.input(d["head_input"], model.head.packed() != nullptr);
   if (!head_input) return head_input.error();
   model.head_input = *head_input;
+  model.kv = KvPolicy::of(model.scheme);
+  if (const auto kv = d.find("kv"); kv != d.end()) {
+    auto policy = read_kv_policy(*kv, path.string());
+    if (!policy) return policy.error();
+    const CacheShape shape{.layers = c.layers,
+                           .kv_heads = c.kv_heads,
+                           .head_dim = c.head_dim,
+                           .capacity = c.max_positions};
+    if (auto can_be = check(shape, *policy); !can_be)
+      return refuse(Errc::malformed, can_be.error().message);
+    model.kv = std::move(policy).value();
+  }
+  auto prompt = reader.prompt(c);
+  if (!prompt) return prompt.error();
+  model.prompt = std::move(prompt).value();
   artefact.tokenizer = {.where = path.string(),
                         .tokenizer_json = reader.text("tokenizer.json"),
                         .gguf_metadata = reader.text("tokenizer.gguf"),

@@ -16,6 +16,7 @@
 #include <bisup/core/version.hpp>
 #include <bisup/io/artefact.hpp>
 #include <bisup/io/hf_config_text.hpp>
+#include <bisup/io/kv_policy_json.hpp>
 #include <bisup/io/safetensors_writer.hpp>
 
 namespace bisup::io {
@@ -139,6 +140,10 @@ inline Result<void> save_artefact(const std::filesystem::path& path, const llama
   const bool tied =
       model.head.dense() != nullptr && model.head.dense()->view.data == model.embedding.view.data;
   if (!tied) contents.linear("lm_head", model.head);
+  for (int layer = 0; !model.prompt.empty() && layer < model.config.layers; ++layer) {
+    contents.dense(detail::prompt_name(layer, "keys"), model.prompt.keys(layer));
+    contents.dense(detail::prompt_name(layer, "values"), model.prompt.values(layer));
+  }
   contents.text("config.json", config);
   contents.text("tokenizer.json", tokenizer.tokenizer_json);
   contents.text("tokenizer.gguf", tokenizer.gguf_metadata);
@@ -155,6 +160,8 @@ inline Result<void> save_artefact(const std::filesystem::path& path, const llama
                             {"packed", contents.packed_formats()},
                             {"inputs", inputs},
                             {"head_input", detail::describe_input(model.head_input)},
+                            {"kv", describe(model.kv)},
+                            {"prompt", model.prompt.ids()},
                             {"crc32c", contents.checksums()}};
   return write_safetensors(path, contents.tensors(),
                            {{"bisup", description.dump()}, {"format", "bisup"}});
