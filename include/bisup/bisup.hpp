@@ -42,6 +42,7 @@
 #include <bisup/ops/softmax.hpp>
 #include <bisup/ops/swiglu.hpp>
 #include <bisup/ops/triangular.hpp>
+#include <bisup/quant/clip_search.hpp>
 #include <bisup/quant/error_report.hpp>
 #include <bisup/quant/fake_quant.hpp>
 #include <bisup/quant/nearest.hpp>
