@@ -26,6 +26,7 @@
 #include <bisup/pack/packed_view.hpp>
 #include <bisup/ops/add.hpp>
 #include <bisup/ops/attend.hpp>
+#include <bisup/ops/cholesky.hpp>
 #include <bisup/ops/dequantize.hpp>
 #include <bisup/ops/gemm.hpp>
 #include <bisup/ops/gemm_blocks.hpp>
@@ -40,6 +41,8 @@
 #include <bisup/ops/row_tasks.hpp>
 #include <bisup/ops/softmax.hpp>
 #include <bisup/ops/swiglu.hpp>
+#include <bisup/ops/triangular.hpp>
+#include <bisup/quant/clip_search.hpp>
 #include <bisup/quant/error_report.hpp>
 #include <bisup/quant/fake_quant.hpp>
 #include <bisup/quant/nearest.hpp>
