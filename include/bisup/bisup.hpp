@@ -48,6 +48,11 @@
 #include <bisup/quant/nearest.hpp>
 #include <bisup/quant/quantizer.hpp>
 #include <bisup/transform/float_block.hpp>
+#include <bisup/transform/galois_field.hpp>
+#include <bisup/transform/hadamard.hpp>
+#include <bisup/transform/hadamard_matrix.hpp>
+#include <bisup/transform/random_signs.hpp>
+#include <bisup/transform/rotation.hpp>
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/cache/kv_cache_of.hpp>
 #include <bisup/cache/kv_plane.hpp>

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 
 #include <bisup/kernel/target.hpp>
 
@@ -51,17 +52,50 @@ BISUP_SCALAR inline void softmax(float* x, int count) noexcept {
   for (int i = 0; i < count; ++i) x[i] /= sum;
 }
 
-// x = scale H x in place, H the Walsh-Hadamard matrix of n = 2^m in natural order.
-BISUP_SCALAR inline void hadamard(float* x, int n, float scale) noexcept {
-  for (int half = 1; half < n; half *= 2) {
-    for (int block = 0; block < n; block += 2 * half) {
+// x = scale (H (x) I) x in place, H the Walsh-Hadamard matrix of n = 2^m in natural order: x is
+// [n, run], and butterflies join whole runs. A template, for transform/ is proved in double.
+template <class T>
+BISUP_SCALAR inline void hadamard_runs(T* x, int n, int run, T scale) noexcept {
+  for (int half = run; half < n * run; half *= 2) {
+    for (int block = 0; block < n * run; block += 2 * half) {
       for (int i = block; i < block + half; ++i) {
-        const float a = x[i], b = x[i + half];
+        const T a = x[i], b = x[i + half];
         x[i] = a + b, x[i + half] = a - b;
       }
     }
   }
-  for (int i = 0; i < n; ++i) x[i] *= scale;
+  for (int i = 0; i < n * run; ++i) x[i] *= scale;
+}
+
+// The same with runs of one: x = scale H x.
+BISUP_SCALAR inline void hadamard(float* x, int n, float scale) noexcept {
+  hadamard_runs(x, n, 1, scale);
+}
+
+template <class T>
+BISUP_SCALAR inline T signed_value(bool minus, T value) noexcept {
+  return minus ? -value : value;
+}
+
+// x = scale S x in place, x [k, width], S a k x k matrix of signs, k a multiple of 4. Bit i of
+// signs[row * (k / 4) + j] is set where the sign of column 4 j + i is minus. Four columns at a time
+// in this order of additions, so that every kernel can look their sums up. scratch: 32 k values.
+template <class T>
+BISUP_SCALAR inline void sign_product(T* x, int k, const std::uint8_t* signs, int width, T scale,
+                                      T* scratch) noexcept {
+  for (int col = 0; col < width; ++col) {
+    for (int row = 0; row < k; ++row) {
+      T sum = 0;
+      for (int j = 0; j < k; j += 4) {
+        const unsigned bits = signs[(row * k + j) / 4];
+        const T* v = x + j * width + col;
+        sum += (signed_value(bits & 1, v[0]) + signed_value(bits & 2, v[width])) +
+               (signed_value(bits & 4, v[2 * width]) + signed_value(bits & 8, v[3 * width]));
+      }
+      scratch[row] = sum;
+    }
+    for (int row = 0; row < k; ++row) x[row * width + col] = scratch[row] * scale;
+  }
 }
 
 }  // namespace bisup::scalar
