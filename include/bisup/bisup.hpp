@@ -70,6 +70,7 @@
 #include <bisup/llama/sampler.hpp>
 #include <bisup/llama/session.hpp>
 #include <bisup/llama/tensor_names.hpp>
+#include <bisup/llama/weights.hpp>
 #include <bisup/evaluate/divergence.hpp>
 #include <bisup/evaluate/perplexity.hpp>
 #include <bisup/evaluate/windows.hpp>

@@ -72,6 +72,61 @@ TEST_CASE("what is loaded computes the same bits as what was saved, on every kin
   }
 }
 
+// A model whose inputs are transformed and whose linears have keepers and branches.
+llama::Model with_everything() {
+  auto model = round_to_nearest(small_model("qwen2_tied"), Scheme::parse("W4A4-g32").value()).value();
+  for (auto& block : model.blocks) {
+    for (const auto& [name, linear, input] : llama::named_linears) {
+      llama::AnyLinear& l = block.*linear;
+      llama::InputForm& form = block.inputs.*input;
+      const int in = l.in(), out = l.out(), kept = 32;
+      Random random(static_cast<std::uint64_t>(in + out));
+      const auto gaussian = [&](int rows, int cols) {
+        Matrix<float> m(rows, cols);
+        for (int r = 0; r < rows; ++r) {
+          for (float& v : m.row(r)) v = static_cast<float>(0.1 * random.normal());
+        }
+        return m;
+      };
+      l = llama::AnyLinear(quantize(gaussian(out, in - kept).ref(), l.packed()->format()).value(), l.bias(),
+                           quantize(gaussian(out, kept).ref(), int8_channel::value).value());
+      l.set_branch({llama::as_half(llama::dense_tensor(gaussian(4, in))),
+                    quantize(gaussian(out, 4).ref(), int8_channel::value).value()});
+      form.keepers = kept;
+      form.multiplier.assign(static_cast<std::size_t>(in), 0.75f);
+      form.order.clear();
+      for (int i = 0; i < in; ++i) form.order.push_back(in - 1 - i);
+      form.rotation = Hadamard::make(widest_hadamard(in)).value();
+    }
+  }
+  return model;
+}
+
+TEST_CASE("transformed inputs, keepers and low-rank branches survive the file") {
+  const Folder folder;
+  const llama::Model model = with_everything();
+  const auto loaded = io::load_artefact(saved(folder, model));
+  if (!loaded) FAIL(loaded.error().describe());
+  for (std::size_t i = 0; i < model.blocks.size(); ++i) {
+    for (const auto& [name, input] : llama::named_inputs)
+      CHECK(loaded->model.blocks[i].inputs.*input == model.blocks[i].inputs.*input);
+  }
+  CHECK(logits_of(loaded->model) == logits_of(model));
+  CHECK(io::verify_artefact(*loaded));
+}
+
+TEST_CASE("an order that would read beyond a row, or one channel twice, is refused") {
+  const Folder folder;
+  for (const int wrong : {-1, 1 << 20, 0}) {  // 0 is there already, last
+    llama::Model model = with_everything();
+    model.blocks[1].inputs.mlp.order[1] = wrong;
+    const auto loaded = io::load_artefact(saved(folder, model));
+    REQUIRE_FALSE(loaded);
+    CHECK(loaded.error().code == Errc::malformed);
+    CHECK(loaded.error().message.find("model.layers.1.mlp.order") != std::string::npos);
+  }
+}
+
 llama::Model with_prompt(llama::Model model, DType type) {
   const llama::Config& c = model.config;
   PromptCache prompt({5, 6, 7}, c.layers, c.kv_heads, c.head_dim, type);
