@@ -51,8 +51,12 @@
 #include <bisup/transform/galois_field.hpp>
 #include <bisup/transform/hadamard.hpp>
 #include <bisup/transform/hadamard_matrix.hpp>
+#include <bisup/transform/merge.hpp>
+#include <bisup/transform/permutation.hpp>
 #include <bisup/transform/random_signs.hpp>
 #include <bisup/transform/rotation.hpp>
+#include <bisup/transform/smoothing.hpp>
+#include <bisup/transform/smoothing_scales.hpp>
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/cache/kv_cache_of.hpp>
 #include <bisup/cache/kv_plane.hpp>
