@@ -68,9 +68,10 @@ TEST_CASE("keepers are rounded in their own format, whole row by whole row") {
       const CodeMatrix& part = c < 80 ? rounded->weights : rounded->keepers;
       const GroupParameters& p = part.parameters(r, c < 80 ? c / 64 : 0);
       REQUIRE(std::fabs(w(r, c) - back(r, c)) <= rounding_bound(part.format, p));
-      REQUIRE(p.scale == (c < 80
-                              ? fit(format, w.row(r).subspan(c / 64 * 64, c < 64 ? 64 : 16)).scale
-                              : fit(part.format, w.row(r).subspan(80, 20)).scale));
+      const auto group = c < 64   ? w.row(r).first(64)
+                         : c < 80 ? w.row(r).subspan(64, 16)
+                                  : w.row(r).last(20);
+      REQUIRE(p.scale == fit(part.format, group).scale);
     }
   }
 }

@@ -5,6 +5,7 @@
 // the parameters of each group: easy to permute, compare and decode.
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -32,7 +33,18 @@ struct CodeMatrix {
     return format.group == 0 ? std::max(1, cols()) : format.group;
   }
   [[nodiscard]] float value(int row, int col) const noexcept {
-    return decode(codes(row, col), parameters(row, col / group_width()));
+    return bisup::decode(codes(row, col), parameters(row, col / group_width()));
+  }
+  // The weights of a row, group by group. Requires as many as there are columns.
+  void decode_row(int row, std::span<float> out) const {
+    BISUP_EXPECTS(static_cast<int>(out.size()) == cols());
+    for (int begin = 0, g = 0; begin < cols(); begin += group_width(), ++g) {
+      const GroupParameters p = parameters(row, g);
+      const std::uint8_t* from = codes.ref().row_data(row);
+      const int end = std::min(begin + group_width(), cols());
+      for (int c = begin; c < end; ++c)
+        out[static_cast<std::size_t>(c)] = bisup::decode(from[c], p);
+    }
   }
   void copy_row(int row, const CodeMatrix& from) {
     BISUP_EXPECTS(format == from.format && cols() == from.cols());
@@ -44,9 +56,7 @@ struct CodeMatrix {
 // The weights that the codes stand for, into out [rows, cols].
 inline void decode(const CodeMatrix& from, MatrixRef<float> out, ThreadPool& pool) {
   BISUP_EXPECTS(out.rows() == from.rows() && out.cols() == from.cols());
-  detail::over_rows(from.rows(), from.cols(), pool, [&](int r) {
-    for (int c = 0; c < from.cols(); ++c) out(r, c) = from.value(r, c);
-  });
+  detail::over_rows(from.rows(), from.cols(), pool, [&](int r) { from.decode_row(r, out.row(r)); });
 }
 
 [[nodiscard]] inline Result<AnyPackedTensor> pack_codes(const CodeMatrix& from,

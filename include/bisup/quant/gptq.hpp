@@ -15,6 +15,7 @@
 
 #include <bisup/core/contract.hpp>
 #include <bisup/core/matrix.hpp>
+#include <bisup/core/platform.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/ops/cholesky.hpp>
@@ -78,6 +79,16 @@ namespace detail {
   return std::min({begin + block, (begin / group + 1) * group, cols});
 }
 
+// y += factor x, eight at a time: a length that compilers turn into vector instructions at -O2.
+inline void add_scaled(float factor, const float* BISUP_RESTRICT x, int count,
+                       float* BISUP_RESTRICT y) {
+  int i = 0;
+  for (; i + 8 <= count; i += 8) {
+    for (int j = i; j < i + 8; ++j) y[j] += factor * x[j];
+  }
+  for (; i < count; ++i) y[i] += factor * x[i];
+}
+
 struct Walk {
   MatrixRef<const float> u;           // [in, in]
   std::span<const int> order;         // column of each step
@@ -112,7 +123,7 @@ void walk_columns(const Walk& walk, const Q& quantizer, MatrixRef<float> w, Code
         const float* u = walk.u.row_data(i);
         const float error = (decode(codes[column], p) - x[i]) / u[i];
         errors(r, i - begin) = error;
-        for (int j = i + 1; j < end; ++j) x[j] += error * u[j];
+        add_scaled(error, u + i + 1, end - i - 1, x + i + 1);
       }
     });
     const int rest = w.cols() - end;
@@ -128,16 +139,13 @@ void walk_columns(const Walk& walk, const Q& quantizer, MatrixRef<float> w, Code
                                                     MatrixRef<const float> h, ThreadPool& pool) {
   constexpr int rows = 512;  // at a time
   std::vector<double> errors(static_cast<std::size_t>(w.rows()));
-  const int cols = rounding.weights.cols();
   Matrix<float> e, eh;
   for (int first = 0; first < w.rows(); first += rows) {
     const int count = std::min(rows, w.rows() - first);
     e.resize(count, w.cols()), eh.resize(count, w.cols());
     over_rows(count, w.cols(), pool, [&](int r) {
-      for (int c = 0; c < w.cols(); ++c) {
-        e(r, c) = w(first + r, c) - (c < cols ? rounding.weights.value(first + r, c)
-                                              : rounding.keepers.value(first + r, c - cols));
-      }
+      decode_row(rounding, first + r, e.row(r));
+      for (int c = 0; c < w.cols(); ++c) e(r, c) = w(first + r, c) - e(r, c);
     });
     multiply_transposed(e.ref(), h, eh.ref(), Into::replace, pool);
     over_rows(count, w.cols(), pool, [&](int r) {

@@ -44,13 +44,18 @@ struct Rounding {
   RoundingReport report;
 };
 
-// The weights that the codes stand for, keepers last.                                // [out, in]
+// The weights that the codes of a row stand for, keepers last. Requires as many as a row has.
+inline void decode_row(const Rounding& rounding, int row, std::span<float> out) {
+  const auto cols = static_cast<std::size_t>(rounding.weights.cols());
+  rounding.weights.decode_row(row, out.first(cols));
+  rounding.keepers.decode_row(row, out.subspan(cols));
+}
+
+// All rows.                                                                          // [out, in]
 [[nodiscard]] inline Matrix<float> decoded(const Rounding& rounding,
                                            ThreadPool& pool = ThreadPool::shared()) {
-  const int kept = rounding.keepers.cols(), cols = rounding.weights.cols();
-  Matrix<float> w(rounding.weights.rows(), cols + kept);
-  decode(rounding.weights, w.ref().cols(0, cols), pool);
-  if (kept > 0) decode(rounding.keepers, w.ref().cols(cols, kept), pool);
+  Matrix<float> w(rounding.weights.rows(), rounding.weights.cols() + rounding.keepers.cols());
+  detail::over_rows(w.rows(), w.cols(), pool, [&](int r) { decode_row(rounding, r, w.row(r)); });
   return w;
 }
 
@@ -123,12 +128,12 @@ Result<Rounding> round_groups(MatrixRef<const float> w, const Format& format,
     if (auto finite = detail::expect_finite_scales(*codes); !finite) return finite.error();
   }
   std::vector<double> errors(static_cast<std::size_t>(w.rows()));
+  const Matrix<float> back = decoded(result, pool);
   detail::over_rows(w.rows(), w.cols(), pool, [&](int r) {
     double sum = 0;
     for (int c = 0; c < w.cols(); ++c) {
       const double h = error_weights.empty() ? 1.0 : error_weights[static_cast<std::size_t>(c)];
-      const double d =
-          w(r, c) - (c < cols ? result.weights.value(r, c) : result.keepers.value(r, c - cols));
+      const double d = static_cast<double>(w(r, c)) - back(r, c);
       sum += h * d * d;
     }
     errors[static_cast<std::size_t>(r)] = sum;
