@@ -47,6 +47,18 @@ TEST_CASE("packing the codes gives what quantizing would have given, to the bit"
             return all;
           };
           REQUIRE(bytes(*packed) == bytes(*direct));
+          const PackedPanels& p = packed->panels();
+          with_bits(bits, [&]<int Bits>() {
+            for (int r = 0; r < 21; ++r) {
+              for (int c = 0; c < 172; ++c) {
+                const int g = c / p.shape.group_codes();
+                REQUIRE(load_code<Bits, panel16>(p.codes + p.shape.tile_offset(r, c), r % 16,
+                                                 c % 32) == rounded->weights.codes(r, c));
+                REQUIRE(GroupParameters{p.scale(r, g), p.zero(r, g)} ==
+                        rounded->weights.parameters(r, g));
+              }
+            }
+          });
         }
       }
     }
