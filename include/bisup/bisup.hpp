@@ -43,10 +43,14 @@
 #include <bisup/ops/swiglu.hpp>
 #include <bisup/ops/triangular.hpp>
 #include <bisup/quant/clip_search.hpp>
+#include <bisup/quant/code_matrix.hpp>
 #include <bisup/quant/error_report.hpp>
 #include <bisup/quant/fake_quant.hpp>
+#include <bisup/quant/gptq.hpp>
 #include <bisup/quant/nearest.hpp>
+#include <bisup/quant/pack_codes.hpp>
 #include <bisup/quant/quantizer.hpp>
+#include <bisup/quant/rounding.hpp>
 #include <bisup/transform/float_block.hpp>
 #include <bisup/transform/galois_field.hpp>
 #include <bisup/transform/hadamard.hpp>

@@ -39,7 +39,7 @@ TEST_CASE("no candidate costs less than the one that was found") {
       for (const Grid grid : {Grid::plain, Grid::gptq}) {
         for (const ClipLoss loss : {ClipLoss::squares, ClipLoss::power}) {
           for (const bool weighted : {false, true}) {
-            for (const std::uint64_t seed : {1, 2, 3, 4}) {
+            for (const std::uint64_t seed : {1u, 2u, 3u, 4u}) {
               CAPTURE(bits, zero == Zero::affine, grid == Grid::gptq, loss == ClipLoss::power,
                       weighted, seed);
               const Format format{.bits = bits, .zero = zero};

@@ -66,8 +66,8 @@ struct ClipSearch {
                           static_cast<float>((1 << format.bits) - 1 - p.zero)};
       // Clipping the largest value costs more with every further p: once that alone is too much
       // nothing better can follow. (The zero point of an affine range jumps, so not there.)
-      if (!format.affine() && clipped(high, levels.high, p.scale, weight(high_at), least) |
-                                  clipped(-low, -levels.low, p.scale, weight(low_at), least)) {
+      if (!format.affine() && (clipped(high, levels.high, p.scale, weight(high_at), least) ||
+                               clipped(-low, -levels.low, p.scale, weight(low_at), least))) {
         break;
       }
       const float cost = error(x.data(), weights, static_cast<int>(x.size()), levels, least);
