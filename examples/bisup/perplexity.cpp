@@ -46,6 +46,7 @@ struct PerplexityCommand {
       print({{"perplexity", result->perplexity()},
              {"nll", result->nll},
              {"nll_stderr", result->nll_stderr},
+             {"window_nll", result->window_nll},
              {"windows", result->windows},
              {"tokens", result->tokens},
              {"context", result->context},

@@ -233,7 +233,7 @@ class KvPlane {
       const int count = std::min(end, panel.head_dim) - begin;
       const Extremes e = kernels.extremes(row_.data() + begin, count);
       const GroupParameters p = parameters_for(format, e.low, e.high, h.clip);
-      const Rounding rounding{1.0f / p.scale, static_cast<float>(-p.zero),
+      const KvRounding rounding{1.0f / p.scale, static_cast<float>(-p.zero),
                               static_cast<float>(format.highest() - p.zero), p.zero};
       kernels.round_group(row_.data() + begin, count, rounding, code_row_.data() + begin);
       std::fill(code_row_.data() + begin + count, code_row_.data() + end,

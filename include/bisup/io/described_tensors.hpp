@@ -47,8 +47,8 @@ class DescribedTensors {
     if (found->type != type || found->shape != shape) {
       return error(Errc::wrong_shape, "tensor " + in_quotes(name) + " is " +
                                           bisup::io::name(found->type) + " " +
-                                          describe(found->shape) + ", not " +
-                                          bisup::io::name(type) + " " + describe(shape));
+                                          io::describe(found->shape) + ", not " +
+                                          bisup::io::name(type) + " " + io::describe(shape));
     }
     if (reinterpret_cast<std::uintptr_t>(found->bytes.data()) % bytes_of(type) != 0) {
       return error(Errc::malformed,

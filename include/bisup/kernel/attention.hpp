@@ -25,7 +25,7 @@ struct AttentionKernels {
                float* total, float* total_maximum, float* total_sum) noexcept;
   void (*scale)(const float* x, int count, float factor, float* y) noexcept;
   Extremes (*extremes)(const float* x, int count) noexcept;
-  void (*round_group)(const float* x, int count, const Rounding& r, std::uint8_t* codes) noexcept;
+  void (*round_group)(const float* x, int count, const KvRounding& r, std::uint8_t* codes) noexcept;
   std::array<Dequantize, 9> keys, values;  // by bits
 };
 

@@ -37,7 +37,7 @@ BISUP_OPTIMIZED inline Extremes extremes(const float* x, int count) noexcept {
 }
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
-BISUP_OPTIMIZED inline void round_group(const float* x, int count, const Rounding& r,
+BISUP_OPTIMIZED inline void round_group(const float* x, int count, const KvRounding& r,
                                         std::uint8_t* codes) noexcept {
   const __m256 inverse = _mm256_set1_ps(r.inverse), low = _mm256_set1_ps(r.low),
                high = _mm256_set1_ps(r.high);
