@@ -39,8 +39,10 @@
 #include <bisup/ops/rms_norm.hpp>
 #include <bisup/ops/rope.hpp>
 #include <bisup/ops/row_tasks.hpp>
+#include <bisup/ops/singular_vectors.hpp>
 #include <bisup/ops/softmax.hpp>
 #include <bisup/ops/swiglu.hpp>
+#include <bisup/ops/symmetric_eigen.hpp>
 #include <bisup/ops/triangular.hpp>
 #include <bisup/quant/clip_search.hpp>
 #include <bisup/quant/code_matrix.hpp>
@@ -61,6 +63,7 @@
 #include <bisup/transform/rotation.hpp>
 #include <bisup/transform/smoothing.hpp>
 #include <bisup/transform/smoothing_scales.hpp>
+#include <bisup/compensate/low_rank.hpp>
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/cache/kv_cache_of.hpp>
 #include <bisup/cache/kv_plane.hpp>
