@@ -71,6 +71,7 @@ struct ChatCommand : ConversationOptions {
                          {"tokens_per_second", speed.rate()}});
       } else {
         fmt::print("\n");
+        std::fflush(stdout);  // before what follows on stderr, which may be the same file
         fmt::print(stderr, "[{}]\n", speed.written());
       }
     }

@@ -46,6 +46,7 @@ struct GenerateCommand : ConversationOptions {
              {"tokens_per_second", speed.rate()}});
     } else {
       fmt::print("\n");
+      std::fflush(stdout);  // before what follows on stderr, which may be the same file
       fmt::print(stderr, "read: {}, written: {}\n", speed.read(), speed.written());
     }
     if (interrupted()) return bisup::Error{bisup::Errc::interrupted, "stopped"};
