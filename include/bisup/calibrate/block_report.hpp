@@ -28,13 +28,19 @@ struct InputReport {
   std::vector<float> largest_before, largest_after;  // [in]: max |x|, before and after slot T
 };
 
+struct PhaseReport {
+  std::string name;  // "statistics", "clips", "rounding"
+  double seconds = 0;
+};
+
 struct BlockReport {
   int layer = 0;
   double loss = 0, held_out_loss = 0;  // |F_q(X_q) - F(X)|^2 / |F(X)|^2
   float key_clip = 1, value_clip = 1;
   std::array<InputReport, 4> inputs;
   std::vector<LinearReport> linears;
-  double seconds = 0;
+  double seconds = 0;               // of the whole block
+  std::vector<PhaseReport> phases;  // what they went into, in order; may be empty
 };
 
 }  // namespace bisup
