@@ -96,7 +96,8 @@ void scale_angles(const BlockShape& shape, const RopeAngles<T>& angles, BlockAct
 
 }  // namespace detail
 
-// y = block(x), x and y: [tokens, hidden], not overlapping; x must outlive the use of `a`.
+// y = block(x), x and y: [tokens, hidden], not overlapping; x must outlive the use of `a`. An empty
+// y leaves the last product out: all that backward() needs is there.
 template <class T>
 void forward(const SimulatedBlock<T>& block, const RopeAngles<T>& angles, MatrixRef<const T> x,
              BlockActivations<T>& a, MatrixRef<T> y, ThreadPool& pool) {
@@ -104,7 +105,8 @@ void forward(const SimulatedBlock<T>& block, const RopeAngles<T>& angles, Matrix
   const int tokens = x.rows(), d = shape.head_dim;
   const int heads = shape.heads * d, kv = shape.kv_heads * d;
   const T eps = static_cast<T>(shape.norm_eps);
-  BISUP_EXPECTS(x.cols() == shape.hidden && y.rows() == tokens && y.cols() == shape.hidden);
+  BISUP_EXPECTS(x.cols() == shape.hidden);
+  BISUP_EXPECTS(y.empty() || (y.rows() == tokens && y.cols() == shape.hidden));
   BISUP_EXPECTS(angles.cosines.rows() == tokens && angles.cosines.cols() == d / 2);
   const auto shaped = [tokens](Matrix<T>& m, int cols) { return m.resize(tokens, cols), m.ref(); };
   const auto linear = [&](LinearOf which, MatrixRef<T> into) {
@@ -154,7 +156,7 @@ void forward(const SimulatedBlock<T>& block, const RopeAngles<T>& angles, Matrix
   });
   prepare<T>(block.inputs[down_input], hidden, a.inputs[down_input], pool);
   linear(down_linear, y);
-  add<T>(middle, y, pool);
+  if (!y.empty()) add<T>(middle, y, pool);
 }
 
 // Scratch of backward(), reused from call to call.

@@ -116,23 +116,27 @@ void unprepare(const SimulatedInput<T>& input, const PreparedInput<T>& x, Matrix
   });
 }
 
-// y = x W^T + kappa (x A^T) B^T + bias. `projected` keeps kappa x A^T, [tokens, rank].
+// y = x W^T + kappa (x A^T) B^T + bias. `projected` keeps kappa x A^T, [tokens, rank], which is all
+// that happens for an empty y.
 template <class T>
 void apply(const SimulatedLinear<T>& linear, const PreparedInput<T>& x, bool branch_reads_rounded,
            Matrix<T>& projected, MatrixRef<T> y, ThreadPool& pool) {
-  multiply_transposed(x.values, linear.effective(), y, Into::replace, pool);
+  if (!y.empty()) {
+    multiply_transposed(x.values, linear.effective(), y, Into::replace, pool);
+  }
   if (linear.rank() > 0) {
-    projected.resize(y.rows(), linear.rank());
+    projected.resize(x.values.rows(), linear.rank());
     multiply_transposed(branch_reads_rounded ? x.values : x.before, linear.a.ref(), projected.ref(),
                         Into::replace, pool);
     if (linear.kappa != 1) {
-      for (int t = 0; t < y.rows(); ++t) {
+      for (int t = 0; t < projected.rows(); ++t) {
         for (T& p : projected.row(t)) p *= linear.kappa;
       }
     }
+    if (y.empty()) return;
     multiply_transposed(std::as_const(projected).ref(), linear.b.ref(), y, Into::add, pool);
   }
-  if (linear.bias.empty()) return;
+  if (y.empty() || linear.bias.empty()) return;
   std::vector<T> bias = linear.bias;
   for (int r = 0; r < linear.out(); ++r) {
     bias[static_cast<std::size_t>(r)] *= linear.row_scale(r);
