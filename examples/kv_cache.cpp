@@ -18,8 +18,12 @@ int main() {
   }
   const bisup::CacheShape shape{
       .layers = 1, .kv_heads = kv_heads, .head_dim = head_dim, .capacity = tokens};
-  const bisup::KvPolicy policy{
-      .sinks = 4, .recent = 64, .keys = {4}, .values = {4}, .rotate = true};
+  const bisup::KvPolicy policy{.sinks = 4,
+                               .recent = 64,
+                               .keys = {4},
+                               .values = {4},
+                               .rotate_keys = true,
+                               .rotate_values = true};
   auto floats = bisup::KvCache::allocate(shape, {});
   auto packed = bisup::KvCache::allocate(shape, policy);
   if (!floats || !packed) return 1;

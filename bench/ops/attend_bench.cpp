@@ -31,7 +31,7 @@ Matrix<float> normals(int rows, int cols, std::uint64_t seed) {
 bool agrees(const KvCache& cache, MatrixRef<const float> query, MatrixRef<const float> out) {
   Matrix<float> scratch(1, query.cols());
   const AttendRequest r = cache.request(0, query, scratch.ref());
-  if (r.rotate || !cache.policy().exact()) return std::isfinite(out(0, 0));
+  if (r.rotate_keys || !cache.policy().exact()) return std::isfinite(out(0, 0));
   const KvHeadView& head = r.heads[0];
   std::vector<float> q(query.data(), query.data() + head_dim), sum(head_dim);
   for (float& v : q) v *= r.scale * log2_e;
@@ -91,10 +91,10 @@ void add_benchmarks() {
   const KvPolicy policies[] = {
       {},
       {.keys = {4}, .values = {4}},
-      {.sinks = 4, .recent = 64, .keys = {8}, .values = {8}, .rotate = true},
-      {.sinks = 4, .recent = 64, .keys = {4}, .values = {4}, .rotate = true},
-      {.sinks = 4, .recent = 64, .keys = {3}, .values = {3}, .rotate = true},
-      {.sinks = 4, .recent = 64, .keys = {2}, .values = {2}, .rotate = true}};
+      {.sinks = 4, .recent = 64, .keys = {8}, .values = {8}, .rotate_keys = true, .rotate_values = true},
+      {.sinks = 4, .recent = 64, .keys = {4}, .values = {4}, .rotate_keys = true, .rotate_values = true},
+      {.sinks = 4, .recent = 64, .keys = {3}, .values = {3}, .rotate_keys = true, .rotate_values = true},
+      {.sinks = 4, .recent = 64, .keys = {2}, .values = {2}, .rotate_keys = true, .rotate_values = true}};
   for (const bool prefill : {true, false}) {
     for (const KvPolicy& policy : policies) {
       for (const int context : {512, 2048}) {

@@ -79,21 +79,23 @@ Result<std::vector<int>> Conversation::ids_of(std::span<const text::ChatMessage>
   return tokenizer_.encode(*segments);
 }
 
-Result<Answer> Conversation::answer(const std::vector<int>& ids, const text::Emit& show) {
+Result<Answer> Conversation::answer(const std::vector<int>& request, const text::Emit& show) {
+  const int stored = model().prompt.tokens();
   if (session_.empty()) {
-    const int capacity = std::min(options_.context, model().config.max_positions);
+    const int capacity = std::min(options_.context, model().config.max_positions) + stored;
     auto made = bisup::llama::Session::make(model(), capacity,
                                             kv_policy(model().scheme, options_.kv), pool_);
     if (!made) return about(made.error(), options_.common.model);
     session_.push_back(std::move(made).value());
   }
   auto& session = session_.front();
+  const auto ids = bisup::after_prompt(request, model().prompt);
   // At least the last token is computed again: its logits are needed.
   const auto differs = std::mismatch(known_.begin(), known_.end(), ids.begin(), ids.end() - 1);
   const auto kept = static_cast<std::size_t>(differs.first - known_.begin());
-  session.truncate(static_cast<int>(kept));
+  session.truncate(stored + static_cast<int>(kept));
   known_.resize(kept);
-  const auto prompt = std::span(ids).subspan(kept);
+  const auto prompt = ids.subspan(kept);
 
   Answer result;
   const Clock clock;
@@ -110,9 +112,9 @@ Result<Answer> Conversation::answer(const std::vector<int>& ids, const text::Emi
   if (first_token == 0) first_token = clock.seconds();
   result.speed = {static_cast<int>(prompt.size()), tokens, first_token,
                   clock.seconds() - first_token};
-  known_ = ids;
+  known_.assign(ids.begin(), ids.end());
   known_.insert(known_.end(), result.generation.ids.begin(), result.generation.ids.end());
-  known_.resize(std::min(known_.size(), static_cast<std::size_t>(session.size())));
+  known_.resize(std::min(known_.size(), static_cast<std::size_t>(session.size() - stored)));
   return result;
 }
 

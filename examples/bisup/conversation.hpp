@@ -52,7 +52,7 @@ class Conversation {
 
   // Answers the whole token list; what the cache knows of its beginning is not computed again.
   // Pieces of text go to `show` as they are certain.
-  bisup::Result<Answer> answer(const std::vector<int>& ids, const bisup::text::Emit& show);
+  bisup::Result<Answer> answer(const std::vector<int>& request, const bisup::text::Emit& show);
 
  private:
   Conversation(const ConversationOptions& options, bisup::io::ModelFile file,

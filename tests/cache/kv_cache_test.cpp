@@ -45,13 +45,36 @@ KvCache allocate(const CacheShape& shape, const KvPolicy& policy, const PromptCa
   return std::move(cache).value();
 }
 
+// Another format for each of two layers and two heads, exact ones between them.
+KvPolicy mixed() {
+  return {.sinks = 2,
+          .recent = 12,
+          .rotate_values = true,
+          .table = {{.keys = {4}, .values = {16}},
+                    {.keys = {2, 32}, .values = {8}, .key_clip = {0.9f, 1}},
+                    {.keys = {16}, .values = {16}},
+                    {.keys = {16}, .values = {3}}}};
+}
+
 std::vector<KvPolicy> policies() {
   return {{},
           {.keys = {4}, .values = {4}},
           {.sinks = 4, .keys = {8}, .values = {8}},
           {.recent = 1, .keys = {3}, .values = {3}},
-          {.sinks = 4, .recent = 64, .keys = {4}, .values = {2}, .rotate = true},
-          {.sinks = 17, .recent = 30, .keys = {2, 32}, .values = {3, 32}, .clip = {0.9f, 0.8f}},
+          {.sinks = 4,
+           .recent = 64,
+           .keys = {4},
+           .values = {2},
+           .rotate_keys = true,
+           .rotate_values = true},
+          {.sinks = 17,
+           .recent = 30,
+           .keys = {2, 32},
+           .values = {3, 32},
+           .rotate_keys = true,
+           .key_clip = {0.9f, 0.8f},
+           .value_clip = {0.7f, 1}},
+          mixed(),
           {.recent = 20, .keys = {16}, .values = {4}},
           {.sinks = 3, .recent = 7, .keys = {3}, .values = {16}}};
 }
@@ -102,15 +125,18 @@ TEST_CASE("a window as long as the sequence equals the float cache to the bit") 
 TEST_CASE("attention equals the law's, computed in double from explicitly rounded rows") {
   for (const int head_dim : {64, 32, 128}) {
     for (const KvPolicy& policy : policies()) {
-      const CacheShape shape{.layers = 1, .kv_heads = 2, .head_dim = head_dim, .capacity = 150};
+      const CacheShape shape{.layers = 2, .kv_heads = 2, .head_dim = head_dim, .capacity = 150};
       const Sequence s(shape, 6, 150);
       KvCache cache = allocate(shape, policy);
-      PlainCache plain(shape, policy);
+      PlainCache plain(shape, policy), deeper(shape, policy, 0, 1);
       Matrix<float> out(150, 6 * head_dim);
-      s.run(cache, 0, 0, 150, out.ref(), ThreadPool::shared());
-      plain.append(s.keys.ref(), s.values.ref());
-      for (const int row : {0, 1, 16, 63, 64, 100, 149})
-        CHECK(plain.worst_error(s.queries.ref(), out.ref(), row) < 1);
+      for (const int layer : {0, 1}) {
+        PlainCache& oracle = layer == 0 ? plain : deeper;
+        s.run(cache, layer, 0, 150, out.ref(), ThreadPool::shared());
+        oracle.append(s.keys.ref(), s.values.ref());
+        for (const int row : {0, 1, 16, 63, 64, 100, 149})
+          CHECK(oracle.worst_error(s.queries.ref(), out.ref(), row) < 1);
+      }
     }
   }
 }
@@ -132,7 +158,7 @@ TEST_CASE("random appends and truncations follow the plain cache") {
   for (const KvPolicy& policy : policies()) {
     const CacheShape shape{.layers = 2, .kv_heads = 2, .head_dim = 32, .capacity = 200};
     KvCache cache = allocate(shape, policy);
-    PlainCache plain(shape, policy);
+    PlainCache plain(shape, policy, 0, 1);  // of the second layer, whose output is the last
     for (int step = 0; step < 60; ++step) {
       const int free = shape.capacity - cache.size();
       if (free == 0 || random.below(4) == 0) {
@@ -219,7 +245,7 @@ TEST_CASE("a stored prompt equals appending it, and stays exact") {
   for (const int layer : {0, 1})
     prompt.set(layer, prompt_rows.keys.ref(), prompt_rows.values.ref());
   for (const bool rotate : {false, true}) {
-    const KvPolicy policy{.sinks = 2, .recent = 5, .keys = {2}, .values = {2}, .rotate = rotate};
+    const KvPolicy policy{.sinks = 2, .recent = 5, .keys = {2}, .values = {2}, .rotate_keys = rotate, .rotate_values = rotate};
     KvCache with = allocate(shape, policy, prompt);
     KvPolicy longer = policy;
     longer.sinks += 20;
@@ -242,7 +268,7 @@ TEST_CASE("a stored prompt equals appending it, and stays exact") {
 TEST_CASE("rotation changes an exact cache within rounding only") {
   const CacheShape shape{.layers = 1, .kv_heads = 1, .head_dim = 64, .capacity = 80};
   const Sequence s(shape, 1, 80);
-  KvCache plain = allocate(shape, {}), rotating = allocate(shape, {.rotate = true});
+  KvCache plain = allocate(shape, {}), rotating = allocate(shape, {.rotate_keys = true, .rotate_values = true});
   Matrix<float> a(80, 64), b(80, 64);
   s.run(plain, 0, 0, 80, a.ref(), ThreadPool::shared()),
       s.run(rotating, 0, 0, 80, b.ref(), ThreadPool::shared());

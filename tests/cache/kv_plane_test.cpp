@@ -48,7 +48,7 @@ void fill(KvCache& cache, int tokens) {
 TEST_CASE("allocated bytes are the allocator's, staging included") {
   for (const KvPolicy& policy :
        {KvPolicy{}, KvPolicy{.keys = {4}, .values = {4}},
-        KvPolicy{.sinks = 4, .recent = 30, .keys = {3}, .values = {2, 32}, .rotate = true},
+        KvPolicy{.sinks = 4, .recent = 30, .keys = {3}, .values = {2, 32}, .rotate_keys = true, .rotate_values = true},
         KvPolicy{.sinks = 300, .recent = 300, .keys = {8}, .values = {16}}}) {
     const std::size_t before = aligned_bytes;
     auto cache = KvCache::allocate(shape, policy);

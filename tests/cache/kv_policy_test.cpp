@@ -22,12 +22,12 @@ TEST_CASE("a scheme's KV bits are a plain policy") {
 }
 
 TEST_CASE("what no cache can hold is refused") {
-  CHECK(check(shape, {.sinks = 4, .recent = 64, .keys = {4, 32}, .values = {2}, .rotate = true}));
+  CHECK(check(shape, {.sinks = 4, .recent = 64, .keys = {4, 32}, .values = {2}, .rotate_keys = true, .rotate_values = true}));
   for (const KvPolicy& policy :
        {KvPolicy{.sinks = -1}, KvPolicy{.recent = -1}, KvPolicy{.keys = {5}},
         KvPolicy{.values = {0}}, KvPolicy{.keys = {4, 20}}, KvPolicy{.keys = {4, 128}},
-        KvPolicy{.clip = {0, 1}}, KvPolicy{.clip = {1, 1.5f}},
-        KvPolicy{.clip = {std::numeric_limits<float>::quiet_NaN(), 1}}}) {
+        KvPolicy{.key_clip = {0, 1}}, KvPolicy{.value_clip = {1, 1.5f}},
+        KvPolicy{.key_clip = {std::numeric_limits<float>::quiet_NaN(), 1}}}) {
     const auto checked = check(shape, policy);
     REQUIRE_FALSE(checked);
     CHECK(checked.error().code == Errc::out_of_range);
@@ -40,12 +40,30 @@ TEST_CASE("what no cache can hold is refused") {
   }
 }
 
+TEST_CASE("a table says it for every layer and head, exact ones among them") {
+  const KvEntry packed{.keys = {4}, .values = {2, 32}, .value_clip = {0.9f, 1}}, exact{};
+  KvPolicy policy{.keys = {8}, .table = {exact, exact, exact, exact, packed, exact}};
+  CHECK(check(shape, policy));
+  CHECK(policy.entry(1, 1, 3) == packed);
+  CHECK(policy.entry(0, 1, 3) == exact);
+  CHECK_FALSE(policy.exact());
+  policy.table[4] = exact;
+  CHECK(policy.exact());  // whatever the fields beside the table say
+  policy.table[5].keys.bits = 7;
+  CHECK_FALSE(check(shape, policy));
+  policy.table[5] = {.value_clip = {0, 1}};
+  CHECK_FALSE(check(shape, policy));
+  policy.table.pop_back();
+  CHECK_FALSE(check(shape, policy));
+  CHECK((KvPolicy{.key_clip = {0.5f, 1}}.entry(0, 0, 3) == KvEntry{.key_clip = {0.5f, 1}}));
+}
+
 TEST_CASE("rotation needs a power of two") {
   CacheShape odd = shape;
   odd.head_dim = 96;
   CHECK(check(odd, {}));
-  REQUIRE_FALSE(check(odd, {.rotate = true}));
-  CHECK(check(odd, {.rotate = true}).error().describe().find("96") != std::string::npos);
+  REQUIRE_FALSE(check(odd, {.rotate_keys = true, .rotate_values = true}));
+  CHECK(check(odd, {.rotate_keys = true, .rotate_values = true}).error().describe().find("96") != std::string::npos);
 }
 
 TEST_CASE("the law as limits says what it says of pairs") {

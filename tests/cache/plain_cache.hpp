@@ -25,29 +25,31 @@ inline Matrix<float> random_matrix(Random& random, int rows, int cols) {
 
 // Keys or values of one layer: what is stored, exact and rounded.
 struct PlainSide {
-  KvFormat format;
-  std::vector<std::vector<float>> exact, rounded;
+  bool keys;
+  int layer;
+  std::vector<std::vector<float>> exact = {}, rounded = {};
 
   void push(std::span<const float> row, const CacheShape& shape, const KvPolicy& policy) {
     std::vector<float> stored(row.begin(), row.end());
-    if (policy.rotate) {
+    if (keys ? policy.rotate_keys : policy.rotate_values) {
       const auto dim = static_cast<std::size_t>(shape.head_dim);
       for (std::size_t at = 0; at < stored.size(); at += dim)
         hadamard(std::span(stored).subspan(at, dim));
     }
     exact.push_back(stored);
-    if (!format.exact()) {
+    for (int h = 0; h < shape.kv_heads; ++h) {
+      const KvEntry entry = policy.entry(layer, h, shape.kv_heads);
+      const KvFormat format = keys ? entry.keys : entry.values;
+      if (format.exact()) continue;
       const int group = format.group == 0 ? shape.head_dim : format.group;
-      for (int h = 0; h < shape.kv_heads; ++h) {
-        for (int g = 0; g < shape.head_dim; g += group) {
-          const std::span<float> part(
-              stored.data() + h * shape.head_dim + g,
-              static_cast<std::size_t>(std::min(group, shape.head_dim - g)));
-          const GroupParameters p = fit(format.format(), part, policy.clip);
-          std::vector<std::uint8_t> codes(part.size());
-          encode_group(format.format(), part, p, codes);
-          for (std::size_t i = 0; i < part.size(); ++i) part[i] = decode(codes[i], p);
-        }
+      for (int g = 0; g < shape.head_dim; g += group) {
+        const std::span<float> part(stored.data() + h * shape.head_dim + g,
+                                    static_cast<std::size_t>(std::min(group, shape.head_dim - g)));
+        const GroupParameters p =
+            fit(format.format(), part, keys ? entry.key_clip : entry.value_clip);
+        std::vector<std::uint8_t> codes(part.size());
+        encode_group(format.format(), part, p, codes);
+        for (std::size_t i = 0; i < part.size(); ++i) part[i] = decode(codes[i], p);
       }
     }
     rounded.push_back(stored);
@@ -60,12 +62,12 @@ struct PlainSide {
 
 class PlainCache {
  public:
-  PlainCache(const CacheShape& shape, const KvPolicy& policy, int prompt = 0)
+  PlainCache(const CacheShape& shape, const KvPolicy& policy, int prompt = 0, int layer = 0)
       : shape_(shape),
         policy_(policy),
         exact_below_(prompt + policy.sinks),
-        keys_{policy.keys, {}, {}},
-        values_{policy.values, {}, {}} {}
+        keys_{true, layer},
+        values_{false, layer} {}
 
   [[nodiscard]] int size() const { return static_cast<int>(keys_.exact.size()); }
   void append(MatrixRef<const float> keys, MatrixRef<const float> values) {
@@ -89,7 +91,7 @@ class PlainCache {
     for (int head = 0; head < heads; ++head) {
       std::vector<float> q(queries.row_data(row) + head * dim,
                            queries.row_data(row) + (head + 1) * dim);
-      if (policy_.rotate) hadamard(q);
+      if (policy_.rotate_keys) hadamard(q);
       const int first = shape_.window == 0 ? 0 : std::max(query - shape_.window + 1, 0);
       std::vector<double> weight, result(q.size());
       double largest = -1e300, magnitude = 0, value_magnitude = 0;
@@ -114,14 +116,14 @@ class PlainCache {
           value_magnitude = std::max(value_magnitude, std::abs(static_cast<double>(value[d])));
         }
       }
-      if (policy_.rotate) rotate_double(result);
+      if (policy_.rotate_values) rotate_double(result);
       // u = 2^-24. A score sums dim products of rounded, scaled queries: (dim + 4) u times its
       // magnitude; a weight adds that and 8 u (2^x and its argument) and 6 u for each tile's
       // correction; both sums of n weights add n u; a rotation of the result log2(dim) u sqrt(dim).
       const double n = query - first + 1, u = 0x1p-24;
       const double in_weight = (dim + 4) * u * magnitude + 8 * u + (n / 64 + 2) * 6 * u;
       const double bound = value_magnitude * (2 * in_weight + 2 * n * u +
-                                              (policy_.rotate ? 16 * std::sqrt(dim) * u : 0));
+                                              (policy_.rotate_values ? 16 * std::sqrt(dim) * u : 0));
       for (int d = 0; d < dim; ++d) {
         const double error =
             std::abs(result[static_cast<std::size_t>(d)] - out(row, head * dim + d));

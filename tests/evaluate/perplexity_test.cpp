@@ -1,6 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/calibrate/round_to_nearest.hpp>
+#include <bisup/evaluate/divergence.hpp>
 #include <bisup/evaluate/perplexity.hpp>
 #include <cmath>
 #include <cstdlib>
@@ -23,6 +24,44 @@ std::vector<int> some_ids(int count) {
   std::vector<int> ids;
   for (int i = 0; i < count; ++i) ids.push_back((i * i + 5 * i) % 128);
   return ids;
+}
+
+TEST_CASE("a stored prompt stands before every window and is not scored") {
+  auto model = small_model();
+  const auto ids = some_ids(60);
+  const std::vector<int> before = {3, 2, 1};
+  const llama::Config& c = model.config;
+  PromptCache prompt(before, c.layers, c.kv_heads, c.head_dim, DType::f32);
+  double expected = 0;
+  for (const int w : {0, 30}) {
+    std::vector<int> all = before;
+    all.insert(all.end(), ids.begin() + w, ids.begin() + w + 30);
+    auto session = llama::Session::make(model, 33);
+    int layer = 0;
+    Matrix<float> logits(33, c.vocab_size), keys;
+    const auto hidden = session->forward(all, [&](llama::Site site, MatrixRef<const float> x) {
+      if (site == llama::Site::keys) {
+        keys.resize(3, x.cols());
+        for (int t = 0; t < 3; ++t) std::copy_n(x.row_data(t), x.cols(), keys.row(t).data());
+      }
+      if (site == llama::Site::values) prompt.set(layer++, keys.ref(), x.rows(0, 3));
+    });
+    session->logits(hidden, logits.ref());
+    for (std::size_t t = 3; t < 32; ++t) {
+      const auto row = std::as_const(logits).row(static_cast<int>(t));
+      expected += log_sum_exp(row) - static_cast<double>(row[static_cast<std::size_t>(all[t + 1])]);
+    }
+  }
+  model.prompt = prompt;
+  const auto measured = perplexity(model, ids, {.context = 30}, model.kv);
+  REQUIRE(measured);
+  CHECK(measured->tokens == 58);
+  // Logits of size 10 of hidden states that differ as those of a prompt in chunks do.
+  CHECK(measured->nll == Approx(expected / 58).epsilon(1e-3));
+  const auto twice = divergence(model, model.kv, model, model.kv, ids, {.context = 30});
+  REQUIRE(twice);
+  CHECK(twice->kl_mean == 0);
+  CHECK(twice->model.nll == Approx(measured->nll).epsilon(1e-6));
 }
 
 TEST_CASE("perplexity is the mean over all positions but a window's first, each window by itself") {
@@ -56,6 +95,9 @@ TEST_CASE("a text shorter than a window is an error; so are logits that are not 
   auto model = small_model();
   CHECK(perplexity(model, some_ids(29), {.context = 30}, {}).error().code == Errc::too_short);
   CHECK(perplexity(model, {}, {.context = 30}, {}).error().code == Errc::too_short);
+  auto foreign = some_ids(30);
+  foreign[7] = model.config.vocab_size;
+  CHECK(perplexity(model, foreign, {.context = 30}, {}).error().code == Errc::out_of_range);
   model.final_norm[0] = std::numeric_limits<float>::quiet_NaN();
   const auto broken = perplexity(model, some_ids(30), {.context = 30}, {});
   REQUIRE_FALSE(broken);

@@ -96,6 +96,57 @@ TEST_CASE("truncating and going on is the same as never having gone further") {
   CHECK(std::equal(kept.begin(), kept.end(), expected.begin()));
 }
 
+// What a session over `ids` knows afterwards, as a stored prompt.
+PromptCache stored_prompt(const llama::Model& model, const std::vector<int>& ids) {
+  const llama::Config& c = model.config;
+  PromptCache prompt(ids, c.layers, c.kv_heads, c.head_dim, DType::f32);
+  auto session = llama::Session::make(model, static_cast<int>(ids.size()));
+  REQUIRE(session);
+  int layer = 0;
+  MatrixRef<const float> keys;
+  (void)session->forward(ids, [&](llama::Site site, MatrixRef<const float> x) {
+    if (site == llama::Site::keys) keys = x;
+    if (site == llama::Site::values) prompt.set(layer++, keys, x);
+  });
+  return prompt;
+}
+
+TEST_CASE("a session begins with the model's stored prompt and never forgets it") {
+  ThreadPool pool(2);
+  auto model = small_model();
+  const std::vector<int> before = {9, 8, 7, 6, 5}, ids = some_ids(12);
+  auto plain = llama::Session::make(model, 17, pool);
+  REQUIRE(plain);
+  std::vector<int> both = before;
+  both.insert(both.end(), ids.begin(), ids.end());
+  const auto logits = plain->next_logits(both);
+  const std::vector<float> expected(logits.begin(), logits.end());
+
+  model.prompt = stored_prompt(model, before);
+  auto session = llama::Session::make(model, 17, pool);
+  REQUIRE(session);
+  CHECK(session->size() == 5);
+  CHECK(session->prompt_tokens() == 5);
+  for (const int kept : {0, 3, 5}) {
+    session->truncate(kept);
+    CHECK(session->size() == 5);
+    const auto got = session->next_logits(ids);
+    // Products of 12 and of 17 tokens may sum in another order, as in chunks.
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      CHECK(std::abs(got[i] - expected[i]) < 1e-3f);
+  }
+  CHECK(after_prompt(both, model.prompt).data() == both.data() + 5);
+  CHECK(after_prompt(before, model.prompt).size() == 5);
+  CHECK(after_prompt(ids, model.prompt).size() == 12);
+
+  // The prompt's positions come on top of the model's.
+  CHECK(llama::Session::make(model, model.config.max_positions + 5));
+  CHECK_FALSE(llama::Session::make(model, model.config.max_positions + 6));
+  CHECK(llama::Session::make(model, 4).error().code == Errc::cache_full);
+  model.kv = {.recent = 3, .keys = {4}, .values = {4}};
+  CHECK(llama::Session::make(model, 9)->cache().policy() == model.kv);
+}
+
 TEST_CASE("what a session cannot hold is an error or a broken contract, never an overflow") {
   const auto model = small_model();
   const auto too_long = llama::Session::make(model, model.config.max_positions + 1, {});
@@ -106,6 +157,18 @@ TEST_CASE("what a session cannot hold is an error or a broken contract, never an
   CHECK_THROWS_AS(session->forward(some_ids(5)), ContractViolation);
   CHECK_THROWS_AS(session->forward(std::vector<int>{128}), ContractViolation);
   CHECK_THROWS_AS(session->forward(std::vector<int>{-1}), ContractViolation);
+}
+
+TEST_CASE("ids of another model's tokenizer are the world's error, with the id and the vocabulary") {
+  const auto model = small_model();
+  CHECK(llama::check_ids({}, model.config));
+  CHECK(llama::check_ids(std::vector<int>{0, 127}, model.config));
+  for (const int id : {-1, 128, 2'000'000'000}) {
+    const auto checked = llama::check_ids(std::vector<int>{0, id}, model.config);
+    REQUIRE_FALSE(checked);
+    CHECK(checked.error().code == Errc::out_of_range);
+    CHECK(checked.error().message.find("token " + std::to_string(id) + " is none of the model's 128") == 0);
+  }
 }
 
 }  // namespace

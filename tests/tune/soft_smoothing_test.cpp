@@ -163,15 +163,4 @@ TEST_CASE("s stays within a factor of two of the prior, and keepers stay at one"
   CHECK(group.views[0].gradients[4] == 0);
 }
 
-TEST_CASE("the prior has geometric mean one and grows with the input's outliers") {
-  const std::vector<double> inputs = {1, 4, 0, 100}, weights = {1, 1, 1, 4};
-  const auto prior = smoothing_prior<double>(inputs, weights, 0.5);
-  double sum = 0;
-  for (const double p : prior) sum += p;
-  CHECK(std::fabs(sum) < 1e-14);  // four roundings of numbers below 10
-  CHECK(prior[1] - prior[0] == Approx(std::log(2.0)));
-  CHECK(prior[3] - prior[0] == Approx(std::log(5.0)));
-  CHECK(prior[0] - prior[2] == Approx(0.5 * std::log(1e5)));  // the floor
-}
-
 }  // namespace

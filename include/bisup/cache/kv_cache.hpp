@@ -93,8 +93,8 @@ class KvCache {
     if (tokens == 0) return;
     const int pack_to =
         std::max(l.packed_end, l.size + tokens - std::min(policy_.recent, shape_.capacity));
-    keys_.append(layer, l.size, rotated(keys), l.packed_end, pack_to);
-    values_.append(layer, l.size, rotated(values), l.packed_end, pack_to);
+    keys_.append(layer, l.size, stored(keys, policy_.rotate_keys), l.packed_end, pack_to);
+    values_.append(layer, l.size, stored(values, policy_.rotate_values), l.packed_end, pack_to);
     l.forgotten = std::exchange(l.packed_end, pack_to);
     l.size += tokens, l.last_append = tokens;
   }
@@ -118,13 +118,13 @@ class KvCache {
     BISUP_EXPECTS(queries.rows() <= l.last_append);
     const KvLaw law = this->law(layer);
     for (const KvPlane* plane : {&keys_, &values_}) {
-      BISUP_EXPECTS(policy_.exact() ||
-                    plane->recent_from(layer) <=
-                        std::max(law.first_recent(first_query), law.exact_below));
+      BISUP_EXPECTS(plane->recent_from(layer) <=
+                    std::max(law.first_recent(first_query), law.exact_below));
     }
     AttendRequest r{.head_dim = shape_.head_dim,
                     .scale = scale_,
-                    .rotate = policy_.rotate,
+                    .rotate_keys = policy_.rotate_keys,
+                    .rotate_values = policy_.rotate_values,
                     .law = law,
                     .first_query = first_query,
                     .queries = queries,
@@ -153,8 +153,10 @@ class KvCache {
   // Bytes that size() tokens need, and bytes taken from the allocator.
   [[nodiscard]] std::size_t used_bytes() const noexcept {
     std::size_t bytes = 0;
-    for (const Layer& l : layers_) {
-      bytes += keys_.used_bytes(l.size, l.packed_end) + values_.used_bytes(l.size, l.packed_end);
+    for (int layer = 0; layer < shape_.layers; ++layer) {
+      const Layer& l = at(layer);
+      bytes += keys_.used_bytes(layer, l.size, l.packed_end) +
+               values_.used_bytes(layer, l.size, l.packed_end);
     }
     return bytes;
   }
@@ -203,9 +205,9 @@ class KvCache {
     return layers_[static_cast<std::size_t>(layer)];
   }
 
-  // What is stored: the rows, each head rotated if the policy says so.
-  [[nodiscard]] MatrixRef<const float> rotated(MatrixRef<const float> rows) {
-    if (!policy_.rotate) return rows;
+  // What is stored: the rows, or each head rotated.
+  [[nodiscard]] MatrixRef<const float> stored(MatrixRef<const float> rows, bool rotate) {
+    if (!rotate) return rows;
     const auto floats =
         static_cast<std::size_t>(rows.rows()) * static_cast<std::size_t>(rows.cols());
     if (rotated_.size() < floats) rotated_ = AlignedBuffer<float>(floats);

@@ -2,9 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How exactly is the past remembered? A KvPolicy says which tokens stay exact and how the others
-// are rounded; CacheShape says of what model. Next: cache/kv_cache.hpp keeps the promise.
+// are rounded, by layer and head if need be; CacheShape says of what model. Next: cache/kv_cache.hpp
+// keeps the promise.
 
+#include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <bisup/core/result.hpp>
 #include <bisup/core/scheme.hpp>
@@ -22,17 +26,35 @@ struct CacheShape {
   friend constexpr bool operator==(const CacheShape&, const CacheShape&) = default;
 };
 
+// How the keys and values of one layer and KV head are rounded.
+struct KvEntry {
+  KvFormat keys{}, values{};
+  Clip key_clip{}, value_clip{};  // share of a group's extremes that the codes cover
+
+  friend constexpr bool operator==(const KvEntry&, const KvEntry&) = default;
+  [[nodiscard]] constexpr bool exact() const { return keys.exact() && values.exact(); }
+};
+
 struct KvPolicy {
   int sinks = 0;   // tokens after the prompt that stay exact
   int recent = 0;  // the newest tokens, the query's own included, that are exact
   KvFormat keys{}, values{};
-  bool rotate = false;  // Hadamard on keys and queries, and on values and back; a head_dim of 2^n
-  Clip clip{};          // share of a group's extremes that the codes cover
+  bool rotate_keys = false;    // Hadamard on keys and queries; a head_dim of 2^n
+  bool rotate_values = false;  // on values, and back on what attention gives
+  Clip key_clip{}, value_clip{};
+  std::vector<KvEntry> table = {};  // [layers * kv_heads]: instead of the formats and clips above
 
-  friend constexpr bool operator==(const KvPolicy&, const KvPolicy&) = default;
+  friend bool operator==(const KvPolicy&, const KvPolicy&) = default;
 
+  [[nodiscard]] KvEntry entry(int layer, int head, int kv_heads) const {
+    if (table.empty()) return {keys, values, key_clip, value_clip};
+    return table[static_cast<std::size_t>(layer * kv_heads + head)];
+  }
   // Everything exact.
-  [[nodiscard]] constexpr bool exact() const { return keys.exact() && values.exact(); }
+  [[nodiscard]] bool exact() const {
+    if (table.empty()) return keys.exact() && values.exact();
+    return std::all_of(table.begin(), table.end(), [](const KvEntry& e) { return e.exact(); });
+  }
   // What KV4, or K8V4, in a scheme means: no sinks, no window, no rotation.
   [[nodiscard]] static KvPolicy of(const Scheme& scheme) {
     return {.keys = {.bits = scheme.key_bits}, .values = {.bits = scheme.value_bits}};
@@ -49,20 +71,32 @@ struct KvPolicy {
   if (!(shape.scale >= 0) || shape.window < 0) return refuse("a scale or window below zero");
   if (policy.sinks < 0 || policy.recent < 0)
     return refuse("sinks and recent count tokens, so neither is below zero");
-  for (const KvFormat& format : {policy.keys, policy.values}) {
-    if (!format.valid())
-      return refuse(std::to_string(format.bits) + " bits, group " + std::to_string(format.group) +
-                    ": bits are 2, 3, 4, 8 or 16, a group a multiple of 32 or 0");
-    if (format.group > shape.head_dim)
-      return refuse("a group longer than head_dim " + std::to_string(shape.head_dim));
+  const auto entries =
+      static_cast<std::size_t>(shape.layers) * static_cast<std::size_t>(shape.kv_heads);
+  if (!policy.table.empty() && policy.table.size() != entries) {
+    return refuse("a table of " + std::to_string(policy.table.size()) + " entries for " +
+                  std::to_string(entries) + " layers times heads");
   }
-  if (policy.rotate && (shape.head_dim & (shape.head_dim - 1)) != 0) {
+  const auto share = [](float c) { return c > 0 && c <= 1; };
+  for (std::size_t i = 0; i < std::max<std::size_t>(policy.table.size(), 1); ++i) {
+    const KvEntry entry =
+        policy.entry(static_cast<int>(i) / shape.kv_heads, static_cast<int>(i) % shape.kv_heads,
+                     shape.kv_heads);
+    for (const KvFormat& format : {entry.keys, entry.values}) {
+      if (!format.valid())
+        return refuse(std::to_string(format.bits) + " bits, group " + std::to_string(format.group) +
+                      ": bits are 2, 3, 4, 8 or 16, a group a multiple of 32 or 0");
+      if (format.group > shape.head_dim)
+        return refuse("a group longer than head_dim " + std::to_string(shape.head_dim));
+    }
+    for (const Clip& clip : {entry.key_clip, entry.value_clip}) {
+      if (!share(clip.high) || !share(clip.low)) return refuse("a clip is a share in (0, 1]");
+    }
+  }
+  if ((policy.rotate_keys || policy.rotate_values) && (shape.head_dim & (shape.head_dim - 1)) != 0) {
     return refuse("rotation needs a head_dim that is a power of two, not " +
                   std::to_string(shape.head_dim));
   }
-  const auto share = [](float c) { return c > 0 && c <= 1; };
-  if (!share(policy.clip.high) || !share(policy.clip.low))
-    return refuse("a clip is a share in (0, 1]");
   return {};
 }
 

@@ -1,10 +1,13 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What is known before the first token? The exact keys and values of a stored prompt, as the float
-// model computed them: after RoPE, not rotated. io/ writes and reads them; a KvCache begins with
-// them.
+// What is known before the first token? The exact keys and values of a stored prompt, as
+// KvCache::append is given them: after RoPE, before a rotation of the cache's policy. A rotation
+// that is folded into the model's weights is in them already. io/ writes and reads them; a KvCache
+// begins with them.
 
+#include <algorithm>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -16,6 +19,7 @@
 
 namespace bisup {
 
+// Copies share their keys and values.
 class PromptCache {
  public:
   PromptCache() = default;  // no prompt
@@ -29,7 +33,8 @@ class PromptCache {
     BISUP_EXPECTS(layers > 0 && kv_heads > 0 && head_dim > 0 && type != DType::bf16);
     const auto count =
         static_cast<std::size_t>(2 * layers) * ids_.size() * static_cast<std::size_t>(width());
-    data_ = AlignedBuffer<std::byte>(count * static_cast<std::size_t>(bytes_of(type)));
+    data_ = std::make_shared<AlignedBuffer<std::byte>>(
+        count * static_cast<std::size_t>(bytes_of(type)));
   }
 
   [[nodiscard]] bool empty() const noexcept { return ids_.empty(); }
@@ -39,7 +44,8 @@ class PromptCache {
   [[nodiscard]] int kv_heads() const noexcept { return kv_heads_; }
   [[nodiscard]] int head_dim() const noexcept { return head_dim_; }
   [[nodiscard]] int width() const noexcept { return kv_heads_ * head_dim_; }
-  [[nodiscard]] std::size_t bytes() const noexcept { return data_.size(); }
+  [[nodiscard]] DType type() const noexcept { return type_; }
+  [[nodiscard]] std::size_t bytes() const noexcept { return data_ ? data_->size() : 0; }
   // As stored, [tokens, kv_heads * head_dim].
   [[nodiscard]] DenseView keys(int layer) const {
     return {data(layer, 0), type_, tokens(), width()};
@@ -59,9 +65,9 @@ class PromptCache {
     return static_cast<std::size_t>(2 * layer + which) * ids_.size() *
            static_cast<std::size_t>(width()) * static_cast<std::size_t>(bytes_of(type_));
   }
-  [[nodiscard]] std::byte* data(int layer, int which) { return data_.data() + place(layer, which); }
+  [[nodiscard]] std::byte* data(int layer, int which) { return data_->data() + place(layer, which); }
   [[nodiscard]] const std::byte* data(int layer, int which) const {
-    return data_.data() + place(layer, which);
+    return data_->data() + place(layer, which);
   }
 
   void store(MatrixRef<const float> from, std::byte* to) const {
@@ -81,7 +87,17 @@ class PromptCache {
   std::vector<int> ids_;
   int layers_ = 0, kv_heads_ = 0, head_dim_ = 0;
   DType type_ = DType::f16;
-  AlignedBuffer<std::byte> data_;
+  std::shared_ptr<AlignedBuffer<std::byte>> data_;
 };
+
+// A request without the stored prompt that it begins with; a request that is no more than the
+// prompt stays as it is, so that something is left to answer.
+[[nodiscard]] inline std::span<const int> after_prompt(std::span<const int> ids,
+                                                       const PromptCache& prompt) {
+  const std::span<const int> stored = prompt.ids();
+  if (ids.size() <= stored.size() || !std::equal(stored.begin(), stored.end(), ids.begin()))
+    return ids;
+  return ids.subspan(stored.size());
+}
 
 }  // namespace bisup

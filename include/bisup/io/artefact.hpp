@@ -19,8 +19,8 @@
 namespace bisup::io {
 
 // Readers refuse a file of a later schema; a new field that old readers may ignore keeps the
-// number.
-inline constexpr int artefact_schema = 1;
+// number. 2: the cache's policy ("kv") and a stored prompt ("prompt"), which 1 had not.
+inline constexpr int artefact_schema = 2;
 
 // What is not tensors: how the model was made. Free of times, hosts and paths.
 struct Provenance {
@@ -48,14 +48,10 @@ namespace detail {
                                : ElementType::bf16;
 }
 
-struct NamedInput {
-  const char* name;
-  llama::InputForm llama::InputForms::*input;
-};
-inline constexpr NamedInput named_inputs[] = {{"attention", &llama::InputForms::attention},
-                                              {"output", &llama::InputForms::output},
-                                              {"mlp", &llama::InputForms::mlp},
-                                              {"down", &llama::InputForms::down}};
+// "prompt.3.keys": [tokens, kv_heads * head_dim], in the form that cache/prompt_cache.hpp defines.
+[[nodiscard]] inline std::string prompt_name(int layer, const char* part) {
+  return "prompt." + std::to_string(layer) + "." + part;
+}
 
 }  // namespace detail
 

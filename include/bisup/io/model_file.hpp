@@ -82,8 +82,8 @@ namespace detail {
   return note;
 }
 
+// By what is inside, whatever the file's name: people rename files, and -o may name any.
 [[nodiscard]] inline bool is_artefact(const std::filesystem::path& path) {
-  if (path.extension() != ".safetensors") return false;
   const auto file = Safetensors::open(path);
   return file && file->metadata().contains("bisup");
 }
@@ -118,7 +118,7 @@ namespace detail {
     const std::filesystem::path& path) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) return detail::tokenizer_files_beside(path);
-  if (path.extension() == ".gguf") {
+  if (path.extension() == ".gguf" && !detail::is_artefact(path)) {
     const auto file = Gguf::open(path);
     if (!file) return file.error();
     return detail::tokenizer_files_inside(*file);

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include <bisup/cache/kv_policy.hpp>
+#include <bisup/cache/prompt_cache.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/scheme.hpp>
 #include <bisup/llama/block.hpp>
@@ -27,6 +29,8 @@ struct Model {
   std::vector<float> final_norm;  // [hidden]
   AnyLinear head;                 // [vocab, hidden]; shares the embedding's memory when tied
   InputForm head_input;
+  KvPolicy kv;         // how its sessions remember, unless they are told otherwise
+  PromptCache prompt;  // what its sessions begin with; empty: nothing
 
   [[nodiscard]] BlockShape block_shape() const {
     return {config.hidden_size,       config.heads,   config.kv_heads, config.head_dim,
@@ -49,6 +53,15 @@ inline constexpr NamedLinear named_linears[] = {
     {"mlp.up_proj", &BlockWeights<AnyLinear>::up, &InputForms::mlp},
     {"mlp.down_proj", &BlockWeights<AnyLinear>::down, &InputForms::down},
 };
+// What they read.
+struct NamedInput {
+  const char* name;
+  InputForm InputForms::*input;
+};
+inline constexpr NamedInput named_inputs[] = {{"attention", &InputForms::attention},
+                                              {"output", &InputForms::output},
+                                              {"mlp", &InputForms::mlp},
+                                              {"down", &InputForms::down}};
 struct NamedNorm {
   const char* name;  // "input_layernorm"
   std::vector<float> Norms::*norm;

@@ -17,17 +17,38 @@
 
 namespace bisup::llama {
 
+// Are these tokens the model's? A tokenizer that lies beside other weights can make ids that their
+// vocabulary ends before. Errors: out_of_range.
+[[nodiscard]] inline Result<void> check_ids(std::span<const int> ids, const Config& config) {
+  for (const int id : ids) {
+    if (id >= 0 && id < config.vocab_size) continue;
+    return Error{Errc::out_of_range, "token " + std::to_string(id) + " is none of the model's " +
+                                         std::to_string(config.vocab_size) +
+                                         ": the tokenizer belongs to other weights"};
+  }
+  return {};
+}
+
 class Session {
  public:
-  // `model` must outlive the session. capacity: the most tokens it will hold. Errors:
-  // out_of_memory, out_of_range (a capacity beyond the model's positions), unknown_target.
+  // As the model says: its own policy.
+  static Result<Session> make(const Model& model, int capacity,
+                              ThreadPool& pool = ThreadPool::shared()) {
+    return make(model, capacity, model.kv, pool);
+  }
+  // `model` must outlive the session, which begins with the model's stored prompt. capacity: the
+  // most tokens it will hold, the prompt included. Errors: out_of_memory, out_of_range (a capacity
+  // beyond the model's positions; those of the prompt come on top), cache_full (the prompt alone
+  // is longer), unknown_target.
   static Result<Session> make(const Model& model, int capacity, const KvPolicy& policy,
                               ThreadPool& pool = ThreadPool::shared()) {
     if (auto target = find_target(); !target) return target.error();
-    if (capacity < 1 || capacity > model.config.max_positions) {
+    const int prompt = model.prompt.tokens();
+    if (capacity < 1 || capacity > model.config.max_positions + prompt) {
       return Error{Errc::out_of_range,
                    "a context of " + std::to_string(capacity) + " tokens; the model has " +
-                       std::to_string(model.config.max_positions) + " positions"};
+                       std::to_string(model.config.max_positions) + " positions" +
+                       (prompt == 0 ? "" : " and a stored prompt of " + std::to_string(prompt))};
     }
     const Config& c = model.config;
     const CacheShape shape{.layers = c.layers,
@@ -35,17 +56,19 @@ class Session {
                            .head_dim = c.head_dim,
                            .capacity = capacity,
                            .window = c.sliding_window.value_or(0)};
-    auto cache = KvCache::allocate(shape, policy);
+    auto cache = KvCache::allocate(shape, policy, model.prompt);
     if (!cache) return cache.error();
     return Session(model, std::move(cache).value(), RopeTable(c, capacity), pool);
   }
 
+  // Tokens so far, the stored prompt's included: the position of the next one.
   [[nodiscard]] int size() const noexcept { return cache_.size(); }
+  [[nodiscard]] int prompt_tokens() const noexcept { return cache_.prompt_tokens(); }
   [[nodiscard]] int capacity() const noexcept { return rope_.positions(); }
   [[nodiscard]] const KvCache& cache() const noexcept { return cache_; }
   [[nodiscard]] const Model& model() const noexcept { return *model_; }
-  // Forgets all tokens after the first `tokens`.
-  void truncate(int tokens) { cache_.truncate(tokens); }
+  // Forgets all tokens after the first `tokens`, but never the stored prompt.
+  void truncate(int tokens) { cache_.truncate(std::max(tokens, prompt_tokens())); }
 
   // Appends the tokens and returns their final hidden states, normed: [tokens, hidden]. They are
   // valid until the next call. Requires ids inside the vocabulary and room for them.

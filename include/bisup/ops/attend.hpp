@@ -26,7 +26,8 @@ struct AttendRequest {
   std::vector<KvHeadView> heads{};  // [kv_heads]
   int head_dim = 0;
   float scale = 1;      // of the scores
-  bool rotate = false;  // cached keys and values are rotated: so are queries, and back the result
+  bool rotate_keys = false;    // cached keys are rotated: so are the queries
+  bool rotate_values = false;  // and so is, back, the result
   KvLaw law{};
   int first_query = 0;               // position of the first
   MatrixRef<const float> queries{};  // [tokens, heads * head_dim]
@@ -122,7 +123,7 @@ class AttendTask {
   void finish(const AttendState& total) const {
     for (int r = 0; r < rows(); ++r) {
       float* row = total.out + static_cast<std::ptrdiff_t>(r) * dim_;
-      rotate_and_scale(row, 1.0f / total.sum[r], place(request_.out, r));
+      scale(row, 1.0f / total.sum[r], request_.rotate_values, place(request_.out, r));
     }
   }
 
@@ -133,17 +134,17 @@ class AttendTask {
            (head_ * group_ + row % group_) * request_.head_dim;
   }
 
-  // One head's row, times a factor and, if the cache is rotated, the normalised Hadamard matrix,
-  // which is its own inverse.
-  void rotate_and_scale(const float* row, float factor, float* into) const {
+  // One head's row, times a factor and, if that is asked for, the normalised Hadamard matrix, which
+  // is its own inverse.
+  void scale(const float* row, float factor, bool rotate, float* into) const {
     attention_kernels().scale(row, request_.head_dim, factor, into);
-    if (request_.rotate) hadamard({into, static_cast<std::size_t>(request_.head_dim)});
+    if (rotate) hadamard({into, static_cast<std::size_t>(request_.head_dim)});
   }
 
   // [rows, dim], times the scale and log2(e): the softmax works with powers of two.
   void gather(float* queries) const {
     for (int r = 0; r < rows(); ++r, queries += dim_) {
-      rotate_and_scale(place(request_.queries, r), request_.scale * log2_e, queries);
+      scale(place(request_.queries, r), request_.scale * log2_e, request_.rotate_keys, queries);
       std::fill(queries + request_.head_dim, queries + dim_, 0.0f);
     }
   }
@@ -251,7 +252,8 @@ inline void attend(std::span<const AttendRequest> requests, ThreadPool& pool) {
     BISUP_EXPECTS(kv_heads > 0 && r.head_dim > 0 &&
                   r.queries.cols() % (kv_heads * r.head_dim) == 0);
     BISUP_EXPECTS(r.out.rows() == tokens && r.out.cols() == r.queries.cols());
-    BISUP_EXPECTS(r.law.window > 0 && (!r.rotate || (r.head_dim & (r.head_dim - 1)) == 0));
+    BISUP_EXPECTS(r.law.window > 0 && (!(r.rotate_keys || r.rotate_values) ||
+                                       (r.head_dim & (r.head_dim - 1)) == 0));
     const int group = r.queries.cols() / r.head_dim / kv_heads;
     const int step = std::max(attend_rows / group, 1);
     for (int token = 0; token < tokens; token += step) {

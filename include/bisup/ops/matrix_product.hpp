@@ -13,8 +13,6 @@
 
 namespace bisup {
 
-enum class Into { replace, add };
-
 // C = A B^T, or C += A B^T. Requires a [m, k], b [n, k], c [m, n]; c must not overlap a or b.
 inline void multiply_transposed(MatrixRef<const float> a, MatrixRef<const float> b,
                                 MatrixRef<float> c, Into into, ThreadPool& pool) {

@@ -4,6 +4,7 @@
 // How do an input and the linears that read it go forwards and backwards? Prepared once for all of
 // them; backwards their gradients meet before the rounding, those of branches after it.
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <span>
@@ -39,7 +40,7 @@ template <class T>
 struct PreparedInput {
   MatrixRef<const T> before;  // the rounding: [tokens, in]
   MatrixRef<const T> values;  // what is multiplied
-  Matrix<T> prepared, rounded;
+  Matrix<T> rotated, prepared, rounded;
 };
 
 template <class T>
@@ -47,23 +48,29 @@ void prepare(const SimulatedInput<T>& input, MatrixRef<const T> arriving, Prepar
              ThreadPool& pool) {
   x.before = arriving;
   if (!input.plain()) {
-    x.prepared.resize(arriving.rows(), arriving.cols());
-    detail::over_rows(arriving.rows(), arriving.cols(), pool, [&](int t) {
-      const T* from = arriving.row_data(t);
-      T* to = x.prepared.row(t).data();
-      for (int j = 0; j < arriving.cols(); ++j) {
-        to[j] = from[input.order.empty() ? j : input.order[static_cast<std::size_t>(j)]];
+    MatrixRef<const T> from = arriving;
+    if (input.rotation) {
+      x.rotated.resize(arriving.rows(), arriving.cols());
+      for (int t = 0; t < arriving.rows(); ++t) {
+        std::copy_n(arriving.row_data(t), arriving.cols(), x.rotated.row(t).data());
       }
-    });
-    if (input.rotation) input.rotation.apply(x.prepared.ref(), pool);
-    if (!input.factor.empty()) {
+      input.rotation.apply(x.rotated.ref(), pool);
+      from = x.before = x.rotated.ref();
+    }
+    if (!input.order.empty() || !input.factor.empty()) {
+      x.prepared.resize(arriving.rows(), arriving.cols());
       const auto product = gradient_kernels<T>().product;
       detail::over_rows(arriving.rows(), arriving.cols(), pool, [&](int t) {
-        T* row = x.prepared.row(t).data();
-        product(row, input.factor.data(), arriving.cols(), row);
+        T* const to = x.prepared.row(t).data();
+        const T* row = from.row_data(t);
+        for (int j = 0; j < arriving.cols() && !input.order.empty(); ++j) {
+          to[j] = row[input.order[static_cast<std::size_t>(j)]];
+        }
+        if (!input.order.empty()) row = to;
+        if (!input.factor.empty()) product(row, input.factor.data(), arriving.cols(), to);
       });
+      x.before = x.prepared.ref();
     }
-    x.before = x.prepared.ref();
   }
   x.values = x.before;
   if (!input.rounding) return;
@@ -106,14 +113,16 @@ void unprepare(const SimulatedInput<T>& input, const PreparedInput<T>& x, Matrix
       product(g.row_data(t), input.factor.data(), g.cols(), g.row_data(t));
     });
   }
-  if (input.rotation) input.rotation.apply_inverse(g, pool);
   detail::over_rows(g.rows(), g.cols(), pool, [&](int t) {
     const T* from = g.row_data(t);
     T* to = arriving.row_data(t);
-    for (int j = 0; j < g.cols(); ++j) {
-      to[input.order.empty() ? j : input.order[static_cast<std::size_t>(j)]] = from[j];
+    if (input.order.empty()) {
+      std::copy_n(from, g.cols(), to);
+    } else {
+      for (int j = 0; j < g.cols(); ++j) to[input.order[static_cast<std::size_t>(j)]] = from[j];
     }
   });
+  if (input.rotation) input.rotation.apply_inverse(arriving, pool);
 }
 
 // y = x W^T + kappa (x A^T) B^T + bias. `projected` keeps kappa x A^T, [tokens, rank], which is all

@@ -83,13 +83,13 @@ struct SimulatedNorm {
   }
 };
 
-// How an input is prepared: gathered, rotated, multiplied; that is what branches read; then
+// How an input is prepared: rotated, gathered, multiplied; that is what branches read; then
 // rounded.
 template <class T>
 struct SimulatedInput {
-  std::vector<int> order = {};  // prepared column j is column order[j] of what arrives; or empty
   RowRotation<T> rotation = {};
-  std::vector<T> factor = {};  // [in] or empty
+  std::vector<int> order = {};  // prepared column j is column order[j] after that; empty: as it is
+  std::vector<T> factor = {};   // [in] or empty
   std::optional<RowRounding> rounding = {};
   T clip = no_clip<T>;
 

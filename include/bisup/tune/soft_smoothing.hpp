@@ -1,9 +1,10 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How is smoothing learned without running away? ln s = eta prior + B tanh(theta / B): tied to the
-// outlier statistics by the prior, free within a bound, pulled back by a penalty. A site says where
-// s multiplies and where it divides, such that nothing changes before rounding.
+// How is smoothing learned without running away? By the scales of transform/smoothing_scales.hpp,
+// ln s = eta prior + B tanh(theta / B): tied to the outlier statistics by the prior, free within a
+// bound, pulled back by a penalty. A site says where s multiplies and where it divides, such that
+// nothing changes before rounding: those of transform/smoothing.hpp, live.
 
 #include <algorithm>
 #include <cmath>
@@ -14,29 +15,12 @@
 #include <vector>
 
 #include <bisup/core/contract.hpp>
+#include <bisup/transform/smoothing_scales.hpp>
 #include <bisup/tune/block_gradient.hpp>
 #include <bisup/tune/parameter_group.hpp>
 #include <bisup/tune/simulated_block.hpp>
 
 namespace bisup::tune {
-
-// alpha ln max|X_j| - (1 - alpha) ln max_r |W_rj|, of geometric mean 1: s^1 would be SmoothQuant's.
-// inputs: max|X_j| of each prepared channel; weights: the largest over all readers.
-template <class T>
-[[nodiscard]] std::vector<T> smoothing_prior(std::span<const T> inputs, std::span<const T> weights,
-                                             double alpha) {
-  BISUP_EXPECTS(inputs.size() == weights.size() && !inputs.empty());
-  std::vector<double> p;
-  double mean = 0;
-  for (std::size_t j = 0; j < inputs.size(); ++j) {
-    const auto log_of = [](T x) { return std::log(std::max(static_cast<double>(x), 1e-5)); };
-    p.push_back(alpha * log_of(inputs[j]) - (1 - alpha) * log_of(weights[j]));
-    mean += p.back() / static_cast<double>(inputs.size());
-  }
-  std::vector<T> prior;
-  for (const double x : p) prior.push_back(static_cast<T>(x - mean));
-  return prior;
-}
 
 // A vector of the block that is s, or 1 / s, at some channels, and the gradient of its logarithm.
 template <class T>
@@ -65,10 +49,8 @@ class SoftSmoothing {
   [[nodiscard]] std::span<T> theta() noexcept { return theta_; }
   [[nodiscard]] T& eta() noexcept { return eta_; }
   [[nodiscard]] std::vector<T> scales() const {
-    std::vector<T> s(prior_.size(), T(1));
-    for (std::size_t j = 0; j < free_; ++j) {
-      s[j] = std::exp(eta_ * prior_[j] + bound * std::tanh(theta_[j] / bound));
-    }
+    std::vector<T> s = smoothing_scales<T>(prior_, theta_, eta_);
+    std::fill(s.begin() + static_cast<std::ptrdiff_t>(free_), s.end(), T(1));
     return s;
   }
 
@@ -117,8 +99,8 @@ class SoftSmoothing {
   }
 
  private:
-  static constexpr T bound = static_cast<T>(std::numbers::ln2);  // a factor 2 around the prior
-  static constexpr T penalty = static_cast<T>(1e-3);             // times the mean of theta^2
+  static constexpr T bound = std::numbers::ln2_v<T>;  // that of smoothing_scales
+  static constexpr T penalty = static_cast<T>(1e-3);  // times the mean of theta^2
 
   std::vector<T> prior_, theta_, dtheta_;
   T eta_, deta_ = 0;
