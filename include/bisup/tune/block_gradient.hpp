@@ -17,15 +17,10 @@
 #include <bisup/tune/arithmetic.hpp>
 #include <bisup/tune/attention_gradient.hpp>
 #include <bisup/tune/linear_gradient.hpp>
+#include <bisup/tune/rope_angles.hpp>
 #include <bisup/tune/simulated_block.hpp>
 
 namespace bisup::tune {
-
-// Cosines and sines of the tokens' positions, the stored prompt counted: [tokens, head_dim / 2].
-template <class T>
-struct RopeAngles {
-  MatrixRef<const T> cosines, sines;
-};
 
 // Everything that may be learned about a block, as gradients; sums over samples.
 template <class T>

@@ -22,6 +22,7 @@
 #include <bisup/tune/loss.hpp>
 #include <bisup/tune/parameter_group.hpp>
 #include <bisup/tune/phase.hpp>
+#include <bisup/tune/rope_angles.hpp>
 #include <bisup/tune/simulated_block.hpp>
 
 namespace bisup::tune {
@@ -118,12 +119,10 @@ class BlockTuner {
  private:
   static constexpr double tiny = 1e-30;  // so that a target of zeros is no division by zero
 
-  [[nodiscard]] RopeAngles<T> angles(int tokens) const {
-    return {angles_.cosines.rows(0, tokens), angles_.sines.rows(0, tokens)};
-  }
   void run(const TuningSample<T>& sample) {
     y_.resize(sample.input.rows(), sample.input.cols());
-    forward<T>(block_, angles(sample.input.rows()), sample.input, activations_, y_.ref(), pool_);
+    forward<T>(block_, angles_.first(sample.input.rows()), sample.input, activations_, y_.ref(),
+               pool_);
   }
   double other_terms(const TuningSample<T>& sample, std::span<const char> counted, double factor,
                      MatrixRef<T> g) {
@@ -154,8 +153,8 @@ class BlockTuner {
       const double share = 1.0 / options_.batch, weight = share / std::max(mean_power_, tiny);
       loss += weight * squared_error<T>(y_.ref(), sample.target, counted, weight, g_.ref(), pool_);
       loss += share * other_terms(sample, counted, share, g_.ref());
-      backward<T>(block_, angles(g_.rows()), activations_, g_.ref(), wanted, gradient_, scratch_,
-                  pool_);
+      backward<T>(block_, angles_.first(g_.rows()), activations_, g_.ref(), wanted, gradient_,
+                  scratch_, pool_);
     }
     return loss;
   }

@@ -22,6 +22,7 @@
 #include <bisup/tune/logit_loss.hpp>
 #include <bisup/tune/parameter_group.hpp>
 #include <bisup/tune/phase.hpp>
+#include <bisup/tune/rope_angles.hpp>
 #include <bisup/tune/simulated_block.hpp>
 
 namespace bisup::tune {
@@ -120,9 +121,6 @@ class EndToEnd {
   }
 
  private:
-  [[nodiscard]] RopeAngles<T> angles(int tokens) const {
-    return {angles_.cosines.rows(0, tokens), angles_.sines.rows(0, tokens)};
-  }
   [[nodiscard]] BlockActivations<T>& activations(std::size_t block) {
     return activations_[options_.keep_activations ? block : 0];
   }
@@ -135,8 +133,8 @@ class EndToEnd {
     const int tokens = sample.embedded.rows();
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
       inputs_[i + 1].resize(tokens, sample.embedded.cols());
-      forward<T>(blocks_[i], angles(tokens), input(i, sample), activations(i), inputs_[i + 1].ref(),
-                 pool_);
+      forward<T>(blocks_[i], angles_.first(tokens), input(i, sample), activations(i),
+                 inputs_[i + 1].ref(), pool_);
     }
     normed_.resize(tokens, sample.embedded.cols());
     rms_norm<T>(inputs_.back().ref(), final_norm_, norm_eps(), normed_.ref(), pool_);
@@ -153,7 +151,7 @@ class EndToEnd {
                          g_.ref(), final_norm_gradient_, inverse_roots_, pool_);
     for (std::size_t i = blocks_.size(); i-- > 0;) {
       BlockActivations<T>& a = activations(i);
-      const auto at = angles(g_.rows());
+      const auto at = angles_.first(g_.rows());
       if (!options_.keep_activations) forward<T>(blocks_[i], at, input(i, sample), a, {}, pool_);
       gradients_[i].clear(blocks_[i]);
       Wanted here = wanted;
