@@ -5,16 +5,17 @@
 //
 //     bench_tune_block_gradient [tokens] [threads] [repeats]
 //
-// prints one line a mode: milliseconds forwards and backwards, the same products alone, and their
-// ratio. "all" learns clips of weights, branches, clips of inputs and norms; "frozen" the same but
-// the weights, which are codes already. bench/peers/torch_tuning.py is the same step in PyTorch.
+// prints one line a mode: milliseconds of processor time forwards and backwards, the same products
+// alone, and their ratio. "all" learns clips of weights, branches, clips of inputs and norms;
+// "frozen" the same but the weights, which are codes already. bench/peers/torch_tuning.py is the
+// same step in PyTorch.
 
 #include <bisup/core/random.hpp>
 #include <bisup/tune/block_gradient.hpp>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <vector>
 
 #include "../probe.hpp"
@@ -67,15 +68,14 @@ SimulatedBlock<float> block(bool frozen, Random& random) {
   return b;
 }
 
+// Of the processor, for machines are shared; with several threads what they wait is in it too.
 template <class Work>
 double milliseconds(int repeats, Work&& work) {
   std::vector<double> times;
   for (int i = 0; i < repeats; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();
     work();
-    times.push_back(
-        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
-            .count());
+    times.push_back(1000.0 * static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC);
   }
   return bench::median(times);
 }

@@ -175,6 +175,10 @@ void clip_shares(const Matrix<T>& clips, int row, std::vector<T>& shares) {
 template <class T>
 void refresh(SimulatedLinear<T>& linear, ThreadPool& pool) {
   if (!linear.is_derived()) return;
+  for (const Matrix<T>* clips : {&linear.clip_high, &linear.clip_low}) {
+    BISUP_EXPECTS(clips->rows() == 0 || (linear.rounding && clips->rows() == linear.out() &&
+                                         clips->cols() == linear.rounding->groups(linear.in())));
+  }
   linear.derived.resize(linear.out(), linear.in());
   detail::over_rows(linear.out(), linear.in(), pool, [&](int r) {
     static thread_local std::vector<T> high, low;
