@@ -24,6 +24,7 @@
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/calibrate/statistics.hpp>
 #include <bisup/calibrate/stream.hpp>
+#include <bisup/calibrate/tune_block.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/scheme.hpp>
 #include <bisup/core/thread_pool.hpp>
@@ -77,7 +78,7 @@ class BlockCalibrator {
     if (!exact) return exact.error();
     const auto statistics = teach(dense_view(block), *exact, streams);
     if (!statistics) return statistics.error();
-    transform(block, *statistics, done.report);
+    const SitePower power = transform(block, *statistics, done.report);
     Block weights = dense_view(block);
 
     KvPolicy policy = this->policy();
@@ -100,12 +101,18 @@ class BlockCalibrator {
     }
     set_formats(weights, true, !scheme_.quantizes_weights(), done.report);
     done.weights = std::move(weights);
-    if (auto moved = advance(done, *rounded, streams); !moved) return moved.error();
+    if (recipe_.tuning.any()) {
+      if (auto tuned = tune(done, block, power, streams); !tuned) return tuned.error();
+    }
+    auto final_pass = pass(layer_policy(done.kv));
+    if (!final_pass) return final_pass.error();
+    if (auto moved = advance(done, *final_pass, streams); !moved) return moved.error();
     return done;
   }
 
  private:
   using Statistics = std::vector<ChannelStatistics>;
+  using SitePower = std::array<std::vector<float>, 4>;  // E[x^2] of each prepared channel
 
   Result<BlockPass> pass(const KvPolicy& policy) {
     return BlockPass::make(config_, rope_, longest_, policy, {}, pool_);
@@ -148,9 +155,9 @@ class BlockCalibrator {
   }
 
   // Slot T as far as it depends on data: smoothing scales, then the order of channels.
-  void transform(BasisBlock& block, const Statistics& statistics, BlockReport& report) const {
+  SitePower transform(BasisBlock& block, const Statistics& statistics, BlockReport& report) const {
     FloatBlock<float>& w = block.weights;
-    std::array<std::vector<float>, 4> power, largest;
+    SitePower power, largest;
     for (std::size_t site = 0; site < 4; ++site) {
       power[site] = statistics[site].power(), largest[site] = statistics[site].largest;
       report.inputs[site].largest_before = largest[site];
@@ -169,7 +176,7 @@ class BlockCalibrator {
     if (recipe_.basis == Basis::reordered) {
       const auto order = [&](std::size_t site) {
         auto permutation = Permutation::ascending<float>(power[site]);
-        permutation.apply(std::span(largest[site]));
+        permutation.apply(std::span(largest[site])), permutation.apply(std::span(power[site]));
         return permutation;
       };
       const auto reorder = [&](std::size_t site, std::initializer_list<FloatLinear<float>*> readers) {
@@ -183,6 +190,7 @@ class BlockCalibrator {
     }
     for (std::size_t site = 0; site < 4; ++site)
       report.inputs[site].largest_after = std::move(largest[site]);
+    return power;
   }
 
   // SmoothQuant's scales (arXiv 2211.10438, equation 4), their geometric mean 1.
@@ -259,6 +267,38 @@ class BlockCalibrator {
       input.clip_gain = found.unclipped > 0 ? found.damage / found.unclipped : 1;
     }
     return {};
+  }
+
+  // The policy of one layer.
+  [[nodiscard]] KvPolicy layer_policy(const std::vector<KvEntry>& entries) const {
+    KvPolicy policy = this->policy();
+    policy.table = entries;
+    return policy;
+  }
+
+  // Branches, clips and gains of the block, learned where the recipe says so.
+  Result<void> tune(FinishedBlock& done, const BasisBlock& floats, const SitePower& power,
+                    const Streams& streams) {
+    const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
+    auto block = simulated(done.weights, shape(), entry, policy(), pool_);
+    if (recipe_.tuning.rank > 0) {
+      if (auto started = start_branches(block, floats.weights, power, recipe_.tuning.rank, pool_);
+          !started) {
+        return started;
+      }
+    }
+    if (recipe_.tuning.block_steps > 0) {
+      const auto phase = tune_block(block, config_, {streams.quantized, streams.exact, streams.crops},
+                                    recipe_.tuning, 0, pool_);
+      done.report.tuning_gain = phase.before > 0 ? phase.best / phase.before : 1;
+    }
+    take_back(block, done.weights, done.kv);
+    return {};
+  }
+
+  [[nodiscard]] BlockShape shape() const {
+    return {config_.hidden_size, config_.heads,             config_.kv_heads,
+            config_.head_dim,    config_.intermediate_size, config_.norm_eps};
   }
 
   // How the inputs are rounded from now on: not at all, in floats, or to integers.

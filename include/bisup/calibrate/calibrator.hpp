@@ -19,6 +19,7 @@
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/calibrate/samples.hpp>
 #include <bisup/calibrate/stream.hpp>
+#include <bisup/calibrate/tune_model.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/scheme.hpp>
 #include <bisup/core/thread_pool.hpp>
@@ -50,11 +51,13 @@ struct CalibrateOptions {
   StreamMemory memory = heap_memory;
   std::uint64_t seed = 0;                                     // of the rotation's signs
   std::function<bool(const BlockReport&, int)> progress = {};  // a block, blocks in all; false: stop
+  std::function<bool(int, int)> end_to_end_progress = {};      // steps done, in all
 };
 
 struct Calibration {
   llama::Model model;
   std::vector<BlockReport> blocks;
+  tune::PhaseReport end_to_end = {};
 };
 
 namespace detail {
@@ -172,6 +175,11 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
       return Error{Errc::interrupted, "stopped"};
   }
   if (auto done = detail::finish_model(source, *basis, model, pool); !done) return done.error();
+  if (recipe.tuning.end_to_end_steps > 0) {
+    result.end_to_end = tune_model(model, samples, streams->exact, recipe.tuning, options.seed, pool,
+                                   options.end_to_end_progress);
+    if (result.end_to_end.interrupted) return Error{Errc::interrupted, "stopped"};
+  }
   return result;
 }
 

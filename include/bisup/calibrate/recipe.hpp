@@ -13,6 +13,7 @@
 #include <string_view>
 #include <variant>
 
+#include <bisup/calibrate/tuning.hpp>
 #include <bisup/core/scheme.hpp>
 #include <bisup/quant/clip_search.hpp>
 #include <bisup/quant/quantizer.hpp>
@@ -53,6 +54,7 @@ struct Recipe {
   bool staged = true;  // q,k,v, then o, then gate,up, then down, each on what those before left
   std::optional<int> keepers = {};  // channels in 8 bits; none: default_keepers() if reordered
   ClipChoice activation_clip = {}, kv_clip = {};
+  Tuning tuning = {};  // slots K and P
 
   friend bool operator==(const Recipe&, const Recipe&) = default;
 
@@ -105,7 +107,20 @@ inline constexpr Recipe quarot{.name = "quarot",
                                .basis = Basis::rotated,
                                .engine = Engine::gptq,
                                .quantizer = ClipSearch{.loss = ClipLoss::power}};
-inline constexpr std::array all = {rtn, gptq, smoothquant, atom, quarot};
+// arXiv 2405.15346, as we read it (docs/bisup.md), on top of a base.
+[[nodiscard]] constexpr Recipe bisup(Recipe base, std::string_view name) {
+  base.name = name;
+  base.tuning = {.rank = 32, .block_steps = 24, .end_to_end_steps = 240};
+  return base;
+}
+inline constexpr std::array all = {rtn,
+                                   gptq,
+                                   smoothquant,
+                                   atom,
+                                   quarot,
+                                   bisup(gptq, "bisup_gptq"),
+                                   bisup(atom, "bisup_atom"),
+                                   bisup(quarot, "bisup_quarot")};
 
 }  // namespace recipes
 
@@ -162,6 +177,13 @@ inline constexpr std::array all = {rtn, gptq, smoothquant, atom, quarot};
   }
   text += "\n  activations  clip " + clip(recipe.activation_clip);
   text += "\n  cache        clip " + clip(recipe.kv_clip) + "\n";
+  if (recipe.tuning.any()) {
+    const Tuning& t = recipe.tuning;
+    text += "  tuning       branches of rank " + std::to_string(t.rank) +
+            (t.clips ? ", clips" : "") + (t.norm_gains ? ", norm gains" : "") + ": " +
+            std::to_string(t.block_steps) + " steps a block, " +
+            std::to_string(t.end_to_end_steps) + " end to end\n";
+  }
   return text;
 }
 
