@@ -47,6 +47,8 @@ struct Streams {
   int crops = 0;
 };
 
+// T is the tuner's scalar type: float.
+template <class T = float>
 class BlockCalibrator {
  public:
   // `longest`: tokens of the longest crop. Both references must outlive it.
@@ -280,20 +282,45 @@ class BlockCalibrator {
   Result<void> tune(FinishedBlock& done, const BasisBlock& floats, const SitePower& power,
                     const Streams& streams) {
     const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
-    auto block = simulated(done.weights, shape(), entry, policy(), pool_);
+    auto block = simulated<T>(done.weights, shape(), entry, policy(), pool_);
     if (recipe_.tuning.rank > 0) {
-      if (auto started = start_branches(block, floats.weights, power, recipe_.tuning.rank, pool_);
+      if (auto started = start_branches<T>(block, floats.weights, power, recipe_.tuning.rank, pool_);
           !started) {
         return started;
       }
     }
     if (recipe_.tuning.block_steps > 0) {
-      const auto phase = tune_block(block, config_, {streams.quantized, streams.exact, streams.crops},
+      const auto phase = tune_block<T>(block, config_, {streams.quantized, streams.exact, streams.crops},
                                     recipe_.tuning, 0, pool_);
       done.report.tuning_gain = phase.before > 0 ? phase.best / phase.before : 1;
     }
-    take_back(block, done.weights, done.kv);
+    FinishedBlock tuned = done;
+    take_back(block, tuned.weights, tuned.kv);
+    // The base is a candidate to the end: what is stored may differ from what was tuned.
+    const auto before = held_out_loss(done, streams), after = held_out_loss(tuned, streams);
+    if (!before) return before.error();
+    if (!after) return after.error();
+    if (*after < *before) {
+      done = std::move(tuned);
+    } else {
+      done.report.tuning_gain = 1;
+    }
     return {};
+  }
+
+  // Of the block as it will run, over the held-out crops.
+  Result<double> held_out_loss(const FinishedBlock& block, const Streams& streams) {
+    auto run = pass(layer_policy(block.kv));
+    if (!run) return run.error();
+    double error = 0, power = 0;
+    Matrix<float> x, z;
+    for (int i = streams.crops; i < streams.quantized.samples(); ++i) {
+      streams.quantized.read(i, x), streams.exact.read(i, z);
+      run->run(block.weights, x.ref());
+      power += bisup::detail::square_sum(z.ref());
+      error += bisup::detail::square_difference(x.ref(), z.ref());
+    }
+    return error / power;
   }
 
   [[nodiscard]] BlockShape shape() const {
@@ -321,11 +348,8 @@ class BlockCalibrator {
       pass.run(done.weights, x.ref());
       streams.quantized.write(i, x.ref());
       const std::size_t part = i < streams.crops ? 0 : 1;
-      powers[part] += detail::square_sum(z.ref());
-      for (int t = 0; t < x.rows(); ++t) {
-        for (int c = 0; c < x.cols(); ++c) z(t, c) -= x(t, c);
-      }
-      errors[part] += detail::square_sum(z.ref());
+      powers[part] += bisup::detail::square_sum(z.ref());
+      errors[part] += bisup::detail::square_difference(x.ref(), z.ref());
     }
     if (!std::isfinite(errors[0] + errors[1]))
       return Error{Errc::not_finite, "the quantized block's activations are not finite"};

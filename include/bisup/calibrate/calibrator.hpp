@@ -146,7 +146,7 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
   int longest = 0;
   for (int i = 0; i < streams->exact.samples(); ++i)
     longest = std::max(longest, streams->exact.length(i));
-  BlockCalibrator calibrator(config, scheme, recipe, longest, pool);
+  BlockCalibrator<> calibrator(config, scheme, recipe, longest, pool);
   model.kv = calibrator.policy();
   const int finished = store.finished();
   if (finished > 0) {
@@ -176,7 +176,7 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
   }
   if (auto done = detail::finish_model(source, *basis, model, pool); !done) return done.error();
   if (recipe.tuning.end_to_end_steps > 0) {
-    result.end_to_end = tune_model(model, samples, streams->exact, recipe.tuning, options.seed, pool,
+    result.end_to_end = tune_model<>(model, samples, streams->exact, recipe.tuning, options.seed, pool,
                                    options.end_to_end_progress);
     if (result.end_to_end.interrupted) return Error{Errc::interrupted, "stopped"};
   }

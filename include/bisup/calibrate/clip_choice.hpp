@@ -56,6 +56,18 @@ namespace detail {
   return sum;
 }
 
+// sum of (a - b)^2.
+[[nodiscard]] inline double square_difference(MatrixRef<const float> a, MatrixRef<const float> b) {
+  double sum = 0;
+  for (int r = 0; r < a.rows(); ++r) {
+    for (int c = 0; c < a.cols(); ++c) {
+      const double d = static_cast<double>(a(r, c)) - static_cast<double>(b(r, c));
+      sum += d * d;
+    }
+  }
+  return sum;
+}
+
 }  // namespace detail
 
 // x: prepared inputs, [tokens, in]; readers: the weights [out, in] that read them. Damage: the sum of

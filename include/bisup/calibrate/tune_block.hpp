@@ -41,9 +41,10 @@ namespace detail {
   return parts;
 }
 
-[[nodiscard]] inline std::vector<tune::TuningSample<float>> tuning_samples(
-    const std::vector<Matrix<float>>& inputs, const std::vector<Matrix<float>>& targets) {
-  std::vector<tune::TuningSample<float>> samples;
+template <class T>
+[[nodiscard]] std::vector<tune::TuningSample<T>> tuning_samples(
+    const std::vector<Matrix<T>>& inputs, const std::vector<Matrix<T>>& targets) {
+  std::vector<tune::TuningSample<T>> samples;
   for (std::size_t i = 0; i < inputs.size(); ++i)
     samples.push_back({inputs[i].ref(), targets[i].ref()});
   return samples;
@@ -54,15 +55,15 @@ namespace detail {
 // Branches that take most of the weights' error off, weighted by the power of what they read.
 // floats: the block's weights in its basis; power: of each of the four inputs' channels, as prepared.
 // Errors: not_finite.
-[[nodiscard]] inline Result<void> start_branches(tune::SimulatedBlock<float>& block,
-                                                 const FloatBlock<float>& floats,
-                                                 std::span<const std::vector<float>> power, int rank,
-                                                 ThreadPool& pool) {
-  const FloatLinear<float>* const from[] = {&floats.q,    &floats.k,  &floats.v,   &floats.o,
+template <class T>
+[[nodiscard]] Result<void> start_branches(tune::SimulatedBlock<T>& block, const FloatBlock<T>& floats,
+                                          std::span<const std::vector<T>> power, int rank,
+                                          ThreadPool& pool) {
+  const FloatLinear<T>* const from[] = {&floats.q,    &floats.k,  &floats.v,   &floats.o,
                                             &floats.gate, &floats.up, &floats.down};
   for (std::size_t i = 0; i < block.linears.size(); ++i) {
     auto& linear = block.linears[i];
-    Matrix<float> error = from[i]->weights.clone();
+    Matrix<T> error = from[i]->weights.clone();
     for (int r = 0; r < error.rows(); ++r) {
       for (int c = 0; c < error.cols(); ++c) error(r, c) -= linear.weights(r, c);
     }
@@ -81,27 +82,28 @@ struct TuningStreams {
 };
 
 // Tunes in place. The best on held-out crops stays, the start included.
-inline tune::PhaseReport tune_block(tune::SimulatedBlock<float>& block, const llama::Config& config,
-                                    const TuningStreams& streams, const Tuning& tuning,
-                                    std::uint64_t seed, ThreadPool& pool) {
+template <class T>
+tune::PhaseReport tune_block(tune::SimulatedBlock<T>& block, const llama::Config& config,
+                             const TuningStreams& streams, const Tuning& tuning, std::uint64_t seed,
+                             ThreadPool& pool) {
   const int all = streams.inputs.samples();
   const auto x = detail::beginnings(streams.inputs, 0, streams.crops, tuning.length);
   const auto z = detail::beginnings(streams.targets, 0, streams.crops, tuning.length);
   const auto held_x = detail::beginnings(streams.inputs, streams.crops, all, tuning.length);
   const auto held_z = detail::beginnings(streams.targets, streams.crops, all, tuning.length);
   const auto training = detail::tuning_samples(x, z), held_out = detail::tuning_samples(held_x, held_z);
-  const tune::RopeAngleTable<float> angles(config, 0, tuning.length);
+  const tune::RopeAngleTable<T> angles(config, 0, tuning.length);
   tune::BlockTunerOptions options;
   options.phase.steps = tuning.block_steps, options.seed = seed;
-  tune::BlockTuner<float> tuner(block, angles.view(), training, held_out, options, pool);
-  std::vector<tune::ParameterGroup<float>> groups;
+  tune::BlockTuner<T> tuner(block, angles.view(), training, held_out, options, pool);
+  std::vector<tune::ParameterGroup<T>> groups;
   if (tuning.rank > 0) groups.push_back(tune::low_rank(block, tuner.gradient(), tuning.branch_rate));
   if (tuning.clips) {
     groups.push_back(tune::activation_clips(block, tuner.gradient(), tuning.clip_rate));
     groups.push_back(tune::cache_clips(block, tuner.gradient(), tuning.clip_rate));
   }
   if (tuning.norm_gains) groups.push_back(tune::norm_gains(block, tuner.gradient(), tuning.gain_rate));
-  return tuner.run_phase(groups);
+  return tuner.run_phase(std::span<const tune::ParameterGroup<T>>(groups));
 }
 
 }  // namespace bisup
