@@ -8,14 +8,16 @@ set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 case "${1:-}" in
   "" | --full) ;;
-  --oracle) exec bash tests/oracle/run.sh ;;
+  --oracle)
+    bash cmake/install_packages.sh python3 python3-venv || exit 1
+    exec bash tests/oracle/run.sh ;;
   *) sed -n '3,6s/^# //p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac
 . tests/stage.sh
 
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev
-  libutf8proc-dev catch2 libcli11-dev libfmt-dev)
-[ "${1:-}" = --full ] && packages+=(clang python3 python3-venv)
+  libutf8proc-dev catch2 libcli11-dev libfmt-dev python3)
+[ "${1:-}" = --full ] && packages+=(clang python3-venv)
 bash cmake/install_packages.sh "${packages[@]}" || exit 1
 
 launcher=()

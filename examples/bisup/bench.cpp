@@ -9,6 +9,7 @@
 #include <bisup/core/random.hpp>
 #include <bisup/llama/model_size.hpp>
 #include <bisup/llama/session.hpp>
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -143,18 +144,21 @@ struct BenchCommand {
       return Error{Errc::bad_scheme, "bench wants either MODEL or --shape with --scheme"};
     }
     if (!shape.empty() && scheme.empty()) return Error{Errc::bad_scheme, "--shape wants --scheme"};
+    const auto list = tests();
+    if (list.empty()) return Error{Errc::bad_scheme, "-p 0 and -n 0 leave nothing to measure"};
     bisup::ThreadPool loading(common.threads);
     const auto loaded = model(loading);
     if (!loaded) return about(loaded.error(), common.model);
     const auto size = llama::model_size(*loaded);
-    const auto list = tests();
     const std::string name =
         shape.empty() ? std::filesystem::path(common.model).filename().string() : shape;
+    const std::string label = name + " " + loaded->scheme.name();
+    const std::size_t width = std::max<std::size_t>(30, label.size());
     if (!common.json) {
-      fmt::print("| {:<30} | {:>9} | {:>9} | {:>7} | {:>14} | {:>17} | {:>14} |\n", "model", "size",
+      fmt::print("| {:<{}} | {:>9} | {:>9} | {:>7} | {:>14} | {:>17} | {:>14} |\n", "model", width, "size",
                  "params", "threads", "test", "t/s", "GB/s");
-      fmt::print("| {:-<30} | {:->8}: | {:->8}: | {:->6}: | {:->13}: | {:->16}: | {:->13}: |\n", "",
-                 "", "", "", "", "", "");
+      fmt::print("| {:-<{}} | {:->8}: | {:->8}: | {:->6}: | {:->13}: | {:->16}: | {:->13}: |\n", "",
+                 width, "", "", "", "", "", "");
     }
     std::vector<Measured> results;
     std::map<int, double> bandwidth;  // of so many threads
@@ -167,7 +171,7 @@ struct BenchCommand {
       const Measured& one = results.emplace_back(Measured{test, std::move(rates).value(),
                                                           static_cast<double>(size.token_bytes),
                                                           bandwidth[test.threads]});
-      if (!common.json) print_row(name + " " + loaded->scheme.name(), size, one);
+      if (!common.json) print_row(label, width, size, one);
       if (!meter(static_cast<int>(results.size()), static_cast<int>(list.size()))) {
         return Error{Errc::interrupted, "stopped"};
       }
@@ -176,7 +180,7 @@ struct BenchCommand {
     return {};
   }
 
-  static void print_row(const std::string& name, const llama::ModelSize& size,
+  static void print_row(const std::string& label, std::size_t width, const llama::ModelSize& size,
                         const Measured& one) {
     const std::string rate = fmt::format("{:.2f} \u00b1 {:.2f}", one.mean(), one.deviation());
     const std::string memory =
@@ -184,7 +188,7 @@ struct BenchCommand {
             ? std::string("-")
             : fmt::format("{:.1f} of {:.1f}", one.bytes_per_token * one.mean() / 1e9,
                           one.bandwidth / 1e9);
-    fmt::print("| {:<30} | {:>9} | {:>7.2f} M | {:>7} | {:>14} | {:>17} | {:>14} |\n", name,
+    fmt::print("| {:<{}} | {:>9} | {:>7.2f} M | {:>7} | {:>14} | {:>17} | {:>14} |\n", label, width,
                command::size(static_cast<double>(size.bytes)),
                static_cast<double>(size.parameters) / 1e6, one.test.threads, one.test.name(), rate,
                memory);
@@ -220,10 +224,10 @@ struct BenchCommand {
 };
 
 void add_list(CLI::App& sub, const std::string& name, std::vector<int>& list, int least,
-              const char* does) {
+              int most, const char* does) {
   sub.add_option(name, list, does)
       ->delimiter(',')
-      ->check(CLI::Range(least, 1 << 24))
+      ->check(CLI::Range(least, most))
       ->capture_default_str();
 }
 
@@ -240,10 +244,11 @@ void add_bench(CLI::App& app, Action& action) {
       ->check(CLI::IsMember({"tinyllama-1.1b", "llama-3.2-1b", "llama-2-7b"}));
   add_scheme_option(*sub, options->scheme,
                     "with --shape: pack by it (-head8 unless given); else simulate it");
-  add_list(*sub, "-p,--prompt", options->prompts, 0, "tokens of a prefill; 0: none");
-  add_list(*sub, "-n,--generate", options->generated, 0, "tokens to decode; 0: none");
-  add_list(*sub, "-d,--depth", options->depths, 0, "tokens in the cache before");
-  add_list(*sub, "-t", options->threads, 1, "threads, like --threads but several");
+  constexpr int most = 1 << 24;
+  add_list(*sub, "-p,--prompt", options->prompts, 0, most, "tokens of a prefill; 0: none");
+  add_list(*sub, "-n,--generate", options->generated, 0, most, "tokens to decode; 0: none");
+  add_list(*sub, "-d,--depth", options->depths, 0, most, "tokens in the cache before");
+  add_list(*sub, "-t", options->threads, 1, 1024, "threads, like --threads but several");
   sub->add_option("-r,--repetitions", options->repetitions, "times each test is repeated")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();

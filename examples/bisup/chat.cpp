@@ -55,13 +55,12 @@ struct ChatCommand : ConversationOptions {
       const auto ids = conversation.ids_of(messages);
       if (!ids) return ids.error();
       const auto answer = conversation.answer(*ids, [this](std::string_view piece) {
-        if (!common.json) {
-          fmt::print("{}", piece);
-          std::fflush(stdout);
-        }
-        return true;
+        if (common.json) return true;
+        fmt::print("{}", piece);
+        return std::fflush(stdout) == 0;  // nobody reads it any more
       });
       if (!answer) return answer.error();
+      if (std::ferror(stdout) != 0) return {};  // main() says so
       messages.push_back({"assistant", answer->text});
       const Speed& speed = answer->speed;
       if (common.json) {
@@ -72,7 +71,8 @@ struct ChatCommand : ConversationOptions {
                          {"tokens_per_second", speed.rate()}});
       } else {
         fmt::print("\n");
-        fmt::print(stderr, "[{} tokens, {:.1f} a second]\n", speed.tokens, speed.rate());
+        std::fflush(stdout);  // before what follows on stderr, which may be the same file
+        fmt::print(stderr, "[{}]\n", speed.written());
       }
     }
     if (common.json) {

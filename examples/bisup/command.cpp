@@ -7,8 +7,11 @@
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/io/file.hpp>
 #include <bisup/text/model_files.hpp>
-#include <cmath>
+#include <charconv>
+#include <cstdint>
 #include <cstdio>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "terminal.hpp"
@@ -18,6 +21,25 @@ namespace command {
 using bisup::Errc;
 using bisup::Error;
 using bisup::Result;
+
+namespace {
+
+// A number of type T from `low` to `high`. CLI::Range lets NaN through, and a number that does not
+// fit into its type.
+template <class T>
+CLI::Validator number(T low, T high, const char* description) {
+  return {[low, high](const std::string& text) {
+            T value = 0;
+            const char* end = text.data() + text.size();
+            const auto [stop, error] = std::from_chars(text.data(), end, value);
+            if (error == std::errc() && stop == end && value >= low && value <= high)
+              return std::string();
+            return fmt::format("{} is no number from {} to {}", text, low, high);
+          },
+          description};
+}
+
+}  // namespace
 
 CLI::App* add_subcommand(CLI::App& app, const char* name, const char* does, const char* example,
                          Common& common) {
@@ -59,23 +81,23 @@ void add_scheme_option(CLI::App& sub, std::string& scheme, const char* does) {
 
 void add_sampling_options(CLI::App& sub, bisup::llama::SamplingOptions& options,
                           std::vector<std::string>& stops) {
-  const auto share = CLI::Range(0.0, 1.0);
   sub.add_option("--temperature", options.temperature, "0: always the most probable token")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(number(0.0, 100.0, "0 to 100"))
       ->capture_default_str();
   sub.add_option("--top-k", options.top_k, "draw from the k most probable tokens; 0: from all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   sub.add_option("--top-p", options.top_p, "draw from the fewest tokens that hold this probability")
-      ->check(CLI::Range(1e-6, 1.0))
+      ->check(number(1e-6, 1.0, "above 0 to 1"))
       ->capture_default_str();
   sub.add_option("--min-p", options.min_p, "leave out tokens below this share of the best one")
-      ->check(share)
+      ->check(number(0.0, 1.0, "0 to 1"))
       ->capture_default_str();
   sub.add_option("--repetition-penalty", options.repetition_penalty, "above 1: repeat less")
-      ->check(CLI::Range(0.01, 100.0))
+      ->check(number(0.01, 100.0, "0.01 to 100"))
       ->capture_default_str();
   sub.add_option("--seed", options.seed, "the same seed draws the same tokens")
+      ->check(number<std::uint64_t>(0, UINT64_MAX, ""))
       ->capture_default_str();
   sub.add_option("--stop", stops, "stop before this text; may be given several times")
       ->take_all()
@@ -103,13 +125,21 @@ Result<bisup::text::Tokenizer> open_tokenizer(const bisup::io::TokenizerFiles& f
 }
 
 Result<std::string> read_text(const std::string& path) {
-  if (!path.empty() && path != "-") return bisup::io::read_text_file(path);
+  const bool standard = path.empty() || path == "-";
+  std::error_code ignored;
+  // A pipe, <(zcat book.gz), is read as standard input is.
+  const bool pipe = !standard && std::filesystem::is_fifo(path, ignored);
+  if (!standard && !pipe) return bisup::io::read_text_file(path);
+  std::FILE* file = pipe ? std::fopen(path.c_str(), "rb") : stdin;
+  if (file == nullptr) return Error{Errc::cannot_open, "cannot be read", path};
   std::string text;
   char buffer[1 << 16];
-  while (const std::size_t count = std::fread(buffer, 1, sizeof buffer, stdin)) {
+  while (const std::size_t count = std::fread(buffer, 1, sizeof buffer, file)) {
     text.append(buffer, count);
   }
-  if (std::ferror(stdin) != 0) return Error{Errc::cannot_open, "cannot be read", text_name(path)};
+  const bool failed = std::ferror(file) != 0;
+  if (pipe) std::fclose(file);
+  if (failed) return Error{Errc::cannot_open, "cannot be read", text_name(path)};
   return text;
 }
 

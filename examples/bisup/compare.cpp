@@ -35,7 +35,7 @@ struct CompareCommand {
     const auto result = bisup::divergence(model, kv_policy(model.scheme, kv), theirs->model,
                                           bisup::KvPolicy::of(theirs->model.scheme), *ids, windows,
                                           pool, std::ref(meter));
-    if (!result) return about(result.error(), text_name(text));
+    if (!result) return about(result.error(), blamed(result.error(), text, common.model));
     if (common.json) {
       print({{"kl_mean", result->kl_mean},
              {"kl_stderr", result->kl_stderr},

@@ -2,8 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "conversation.hpp"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <bisup/text/model_files.hpp>
+#include <cmath>
 #include <utility>
 
 #include "terminal.hpp"
@@ -14,6 +17,22 @@ namespace text = bisup::text;
 using bisup::Errc;
 using bisup::Error;
 using bisup::Result;
+
+namespace {
+
+std::string tokens_at(int tokens, double rate) {
+  const std::string count = fmt::format("{} token{}", tokens, tokens == 1 ? "" : "s");
+  return std::isnan(rate) ? count : fmt::format("{} at {:.1f} a second", count, rate);
+}
+
+}  // namespace
+
+std::string Speed::read() const {
+  return tokens_at(prompt_tokens, prompt_rate());
+}
+std::string Speed::written() const {
+  return tokens_at(tokens, rate());
+}
 
 void add_conversation_options(CLI::App& sub, ConversationOptions& options) {
   sub.add_option("-n,--tokens", options.generate.tokens, "tokens of an answer, at most")

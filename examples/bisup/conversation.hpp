@@ -7,6 +7,7 @@
 #include <bisup/llama/session.hpp>
 #include <bisup/text/chat_template.hpp>
 #include <bisup/text/generate.hpp>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -30,7 +31,13 @@ struct Speed {
   int prompt_tokens = 0, tokens = 0;
   double prompt_seconds = 0, seconds = 0;  // to the first token; from the first to the last
   [[nodiscard]] double prompt_rate() const { return prompt_tokens / prompt_seconds; }
-  [[nodiscard]] double rate() const { return (tokens - 1) / seconds; }
+  // Not a number where there is no token after the first.
+  [[nodiscard]] double rate() const {
+    return tokens < 2 ? std::numeric_limits<double>::quiet_NaN() : (tokens - 1) / seconds;
+  }
+  // "12 tokens at 34.5 a second"
+  [[nodiscard]] std::string read() const;
+  [[nodiscard]] std::string written() const;
 };
 
 struct Answer {

@@ -28,13 +28,12 @@ struct GenerateCommand : ConversationOptions {
     if (ids->empty()) return bisup::Error{bisup::Errc::too_short, "the prompt has no tokens"};
 
     const auto answer = conversation.answer(*ids, [this](std::string_view piece) {
-      if (!common.json) {
-        fmt::print("{}", piece);
-        std::fflush(stdout);
-      }
-      return true;
+      if (common.json) return true;
+      fmt::print("{}", piece);
+      return std::fflush(stdout) == 0;  // nobody reads it any more
     });
     if (!answer) return answer.error();
+    if (std::ferror(stdout) != 0) return {};  // main() says so
     const Speed& speed = answer->speed;
     if (common.json) {
       print({{"model", common.model},
@@ -47,8 +46,8 @@ struct GenerateCommand : ConversationOptions {
              {"tokens_per_second", speed.rate()}});
     } else {
       fmt::print("\n");
-      fmt::print(stderr, "{} tokens read at {:.1f} a second, {} written at {:.1f} a second\n",
-                 speed.prompt_tokens, speed.prompt_rate(), speed.tokens, speed.rate());
+      std::fflush(stdout);  // before what follows on stderr, which may be the same file
+      fmt::print(stderr, "read: {}, written: {}\n", speed.read(), speed.written());
     }
     if (interrupted()) return bisup::Error{bisup::Errc::interrupted, "stopped"};
     return {};

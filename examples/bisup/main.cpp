@@ -3,11 +3,10 @@
 // The bisup command: quantizes language models, measures them, and lets them talk. docs/command.md
 // describes it. Exit status: 0, 1 if something failed, 2 if the command line cannot be understood.
 
-#include <fmt/core.h>
-
 #include <bisup/core/version.hpp>
 #include <bisup/kernel/target.hpp>
 #include <exception>
+#include <string>
 
 #include "command.hpp"
 #include "terminal.hpp"
@@ -18,7 +17,7 @@ constexpr int failed = 1, bad_usage = 2;
 
 int report(const bisup::Error& error) {
   const bool nothing_to_explain = error.code == bisup::Errc::interrupted;
-  fmt::print(stderr, "bisup: {}\n", nothing_to_explain ? "stopped" : error.describe());
+  command::complain(nothing_to_explain ? "stopped" : error.describe());
   const bool usage =
       error.code == bisup::Errc::bad_scheme || error.code == bisup::Errc::unknown_target;
   return usage ? bad_usage : failed;
@@ -44,7 +43,7 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    fmt::print(stderr, "bisup: {} (see bisup --help)\n", error.what());
+    command::complain(std::string(error.what()) + " (see bisup --help)");
     return bad_usage;
   }
   if (const auto target = bisup::find_target(); !target) return report(target.error());
@@ -56,18 +55,19 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  command::settle_streams();
   try {
     const int status = run(argc, argv);
     // A full disk or a closed pipe shows only when the last bytes leave.
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-      fmt::print(stderr, "bisup: standard output: cannot write\n");
+      command::complain("standard output: cannot write");
       return failed;
     }
     return status;
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "bisup: out of memory\n");
+    command::complain("out of memory");
   } catch (const std::exception& error) {
-    fmt::print(stderr, "bisup: {}\n", error.what());
+    command::complain(error.what());
   }
   return failed;
 }

@@ -41,11 +41,12 @@ struct PerplexityCommand {
     const auto& model = file->model;
     const auto result =
         bisup::perplexity(model, *ids, windows, kv_policy(model.scheme, kv), pool, std::ref(meter));
-    if (!result) return about(result.error(), text_name(text));
+    if (!result) return about(result.error(), blamed(result.error(), text, common.model));
     if (common.json) {
       print({{"perplexity", result->perplexity()},
              {"nll", result->nll},
              {"nll_stderr", result->nll_stderr},
+             {"window_nll", result->window_nll},
              {"windows", result->windows},
              {"tokens", result->tokens},
              {"context", result->context},

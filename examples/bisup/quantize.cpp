@@ -1,13 +1,17 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/core.h>
+#include <sys/resource.h>
 
+#include <bisup/calibrate/calibrator.hpp>
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/io/artefact_writer.hpp>
+#include <bisup/io/model_file.hpp>
 #include <bisup/llama/model_size.hpp>
 #include <filesystem>
 #include <memory>
 
+#include "calibration.hpp"
 #include "command.hpp"
 #include "terminal.hpp"
 
@@ -15,46 +19,158 @@ namespace command {
 
 namespace {
 
+using bisup::Errc;
+using bisup::Error;
+using bisup::Result;
+
+// The most memory this process ever had, in bytes.
+std::size_t peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+#ifdef __APPLE__
+  return static_cast<std::size_t>(usage.ru_maxrss);
+#else
+  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
+#endif
+}
+
 struct QuantizeCommand {
   Common common;
-  std::string scheme, method = "rtn", output;
+  CalibrationOptions calibration;
+  std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search";
+  std::string streams = "f32", preset, weight_clip, moments;
+  int keepers = -1, rank = -1, block_steps = -1, end_to_end_steps = -1;
+  bool explain = false;
 
-  bisup::Result<void> run() const {
+  // The recipe as the options change it.
+  [[nodiscard]] bisup::Recipe recipe() const {
+    bisup::Recipe recipe = *bisup::find_recipe(method);
+    const auto choose = [](const std::string& option, bisup::ClipChoice& choice) {
+      if (option != "search") choice.constant = std::stof(option);
+    };
+    choose(activation_clip, recipe.activation_clip), choose(kv_clip, recipe.kv_clip);
+    if (weight_clip == "search") recipe.quantizer = bisup::ClipSearch{};
+    if (weight_clip == "power") recipe.quantizer = bisup::ClipSearch{.loss = bisup::ClipLoss::power};
+    if (!moments.empty()) {
+      recipe.moments =
+          moments == "exact" ? bisup::Moments::exact_inputs : bisup::Moments::rounded_inputs;
+    }
+    if (keepers >= 0) recipe.keepers = keepers;
+    if (!recipe.tuning.any()) return recipe;
+    if (const auto numbers = bisup::find_preset(preset)) {
+      recipe.tuning.block_steps = numbers->block_steps;
+      recipe.tuning.end_to_end_steps = numbers->end_to_end_steps;
+    }
+    if (rank >= 0) recipe.tuning.rank = rank;
+    if (block_steps >= 0) recipe.tuning.block_steps = block_steps;
+    if (end_to_end_steps >= 0) recipe.tuning.end_to_end_steps = end_to_end_steps;
+    return recipe;
+  }
+
+  Result<void> run() const {
+    if (explain) {
+      fmt::print("{}", bisup::explain(recipe()));
+      return {};
+    }
     const Clock clock;
     bisup::ThreadPool pool(common.threads);
-    auto file = open_model(common.model, "", pool);
-    if (!file) return file.error();
-    if (file->model.scheme != bisup::Scheme{}) {
-      return bisup::Error{
-          bisup::Errc::unsupported,
-          "is quantized by " + file->model.scheme.name() + " already; begin with the float model",
-          common.model};
-    }
     const auto parsed = bisup::Scheme::parse(scheme);
     if (!parsed) return parsed.error();
-    Meter meter("quantizing");
-    const auto model = bisup::round_to_nearest(file->model, *parsed, pool, std::ref(meter));
-    if (!model) return about(model.error(), common.model);
-    const bisup::io::Provenance provenance{.recipe = method, .float_weights = file->weights_note};
-    if (interrupted()) return bisup::Error{bisup::Errc::interrupted, "stopped"};
-    if (auto saved = bisup::io::save_artefact(output, *model, file->tokenizer, provenance);
-        !saved) {
-      return about(saved.error(), output);
+    const bool calibrated = !calibration.text.empty() || calibration.self_generate > 0;
+    if (!calibrated && recipe().name != "rtn") {
+      return Error{Errc::missing, "the method " + method +
+                                      " needs calibration data: --calib FILE or --self-generate N"};
     }
-    const auto size = bisup::llama::model_size(*model);
+    return calibrated ? calibrate(*parsed, pool, clock) : round(*parsed, pool, clock);
+  }
+
+  Result<void> round(const bisup::Scheme& parsed, bisup::ThreadPool& pool,
+                     const Clock& clock) const {
+    auto file = open_model(common.model, "", pool);
+    if (!file) return file.error();
+    if (file->model.scheme != bisup::Scheme{}) return already(file->model.scheme);
+    Meter meter("quantizing");
+    const auto model = bisup::round_to_nearest(file->model, parsed, pool, std::ref(meter));
+    if (!model) return about(model.error(), common.model);
+    return save(*model, file->tokenizer, {.recipe = method, .float_weights = file->weights_note},
+                nlohmann::json::array(), clock);
+  }
+
+  Result<void> calibrate(const bisup::Scheme& parsed, bisup::ThreadPool& pool,
+                         const Clock& clock) const {
+    auto source = bisup::io::open_source(common.model);
+    if (!source) return source.error();
+    const auto data = read_calibration(calibration, source->checkpoint, source->tokenizer, pool);
+    if (!data) return data.error();
+    Meter meter("blocks");
+    bisup::CalibrateOptions options;
+    options.seed = calibration.samples.seed;
+    options.stream = streams == "bf16" ? bisup::DType::bf16 : bisup::DType::f32;
+    options.progress = [&](const bisup::BlockReport& block, int layers) {
+      return meter(block.layer + 1, layers);
+    };
+    Meter together("end to end");
+    options.end_to_end_progress = std::ref(together);
+    bisup::NoStore store;
+    const auto done = bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
+    if (!done) return about(done.error(), common.model);
+    auto layers = nlohmann::json::array();
+    for (const auto& block : done->blocks) layers.push_back(summary(block));
+    if (!done->end_to_end.held_out.empty()) {
+      fmt::print(stderr, "end to end: KL on held-out crops {:.4f} -> {:.4f} after {} steps\n",
+                 done->end_to_end.before, done->end_to_end.best, done->end_to_end.best_step);
+    }
+    return save(done->model, source->tokenizer,
+                {.recipe = method,
+                 .float_weights = source->weights_note,
+                 .details = {{"calibration", data->provenance}}},
+                layers, clock);
+  }
+
+  static nlohmann::json summary(const bisup::BlockReport& block) {
+    nlohmann::json clips, errors, damping;
+    for (const auto& input : block.inputs) clips[input.name] = input.clip;
+    for (const auto& linear : block.linears) {
+      errors[linear.name] = linear.error, damping[linear.name] = linear.damping;
+    }
+    return {{"layer", block.layer},
+            {"loss", block.loss},
+            {"held_out_loss", block.held_out_loss},
+            {"tuning_gain", block.tuning_gain},
+            {"clips", clips},
+            {"key_clip", block.key_clip},
+            {"value_clip", block.value_clip},
+            {"errors", errors},
+            {"damping", damping}};
+  }
+
+  [[nodiscard]] Error already(const bisup::Scheme& by) const {
+    return {Errc::unsupported,
+            "is quantized by " + by.name() + " already; begin with the float model", common.model};
+  }
+
+  Result<void> save(const bisup::llama::Model& model, const bisup::io::TokenizerFiles& tokenizer,
+                    const bisup::io::Provenance& provenance, const nlohmann::json& layers,
+                    const Clock& clock) const {
+    if (interrupted()) return Error{Errc::interrupted, "stopped"};
+    if (auto saved = bisup::io::save_artefact(output, model, tokenizer, provenance); !saved)
+      return about(saved.error(), output);
+    const auto size = bisup::llama::model_size(model);
     const auto bytes = std::filesystem::file_size(output);
     if (common.json) {
       print({{"model", common.model},
-             {"scheme", parsed->name()},
+             {"scheme", model.scheme.name()},
              {"method", method},
              {"output", output},
              {"bytes", bytes},
              {"bits_per_weight", size.bits_per_weight()},
              {"parameters", size.parameters},
+             {"peak_memory_bytes", peak_memory()},
+             {"layers", layers},
              {"seconds", clock.seconds()}});
       return {};
     }
-    fmt::print("{}: {}, {:.3f} bits per weight, {} in {}\n", output, parsed->name(),
+    fmt::print("{}: {}, {:.3f} bits per weight, {} in {}\n", output, model.scheme.name(),
                size.bits_per_weight(), command::size(static_cast<double>(bytes)),
                duration(clock.seconds()));
     return {};
@@ -67,13 +183,51 @@ void add_quantize(CLI::App& app, Action& action) {
   const auto options = std::make_shared<QuantizeCommand>();
   CLI::App* sub = add_subcommand(
       app, "quantize", "Makes a quantized model of a float one",
-      "bisup quantize model.gguf --scheme W4A4KV4-g64 -o small.safetensors", options->common);
+      "bisup quantize model.gguf --method quarot --scheme W4A4KV4-g64 --calib book.txt -o small.safetensors",
+      options->common);
   add_scheme_option(*sub, options->scheme,
                     "bits of weights, activations, keys and values: W4A4KV4-g64");
   sub->get_option("--scheme")->required();
-  sub->add_option("--method", options->method, "rtn: round to nearest")
-      ->check(CLI::IsMember({"rtn"}))
+  std::vector<std::string> methods;
+  for (const auto& recipe : bisup::recipes::all) methods.emplace_back(recipe.name);
+  sub->add_option("--method", options->method, "the recipe; rtn (round to nearest) needs no data")
+      ->check(CLI::IsMember(methods))
       ->capture_default_str();
+  add_calibration_options(*sub, options->calibration);
+  const auto clip = [](const std::string& text) {
+    const auto number = CLI::TypeValidator<float>("NUMBER")(text);
+    return text == "search" || (number.empty() && std::stof(text) > 0 && std::stof(text) <= 1)
+               ? std::string()
+               : "must be 'search' or a number above 0, at most 1";
+  };
+  sub->add_option("--act-clip", options->activation_clip, "share of a group's range, or search")
+      ->check(clip)
+      ->capture_default_str();
+  sub->add_option("--kv-clip", options->kv_clip, "the same for keys and values")
+      ->check(clip)
+      ->capture_default_str();
+  sub->add_option("--weight-clip", options->weight_clip,
+                  "ranges of weights: search (error weighted by E[x^2]) or power (|error|^2.4), instead "
+                  "of the method's own")
+      ->check(CLI::IsMember({"search", "power"}));
+  sub->add_option("--moments", options->moments,
+                  "GPTQ's second moments are of exact or of rounded inputs, instead of the method's own")
+      ->check(CLI::IsMember({"exact", "rounded"}));
+  sub->add_option("--keepers", options->keepers,
+                  "channels of each input kept in 8 bits (atom: 1/32 of them unless given)")
+      ->check(CLI::Range(0, 1 << 20));
+  sub->add_option("--rank", options->rank, "of the branches that bisup_* learn; 0: none")
+      ->check(CLI::Range(0, 4096));
+  sub->add_option("--block-steps", options->block_steps, "tuning steps of each block (bisup_*)")
+      ->check(CLI::Range(0, 1 << 20));
+  sub->add_option("--end-to-end", options->end_to_end_steps, "tuning steps of all blocks (bisup_*)")
+      ->check(CLI::Range(0, 1 << 20));
+  sub->add_option("--preset", options->preset, "how much bisup_* tune: demo, fast, default, thorough")
+      ->check(CLI::IsMember({"demo", "fast", "default", "thorough"}));
+  sub->add_option("--streams", options->streams, "activations between blocks: f32 or bf16")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  sub->add_flag("--explain", options->explain, "print what the method does and stop");
   sub->add_option("-o,--output", options->output, "the file to write, .safetensors")->required();
   sub->callback([options, &action] { action = [options] { return options->run(); }; });
 }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "terminal.hpp"
 
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -20,6 +21,19 @@ extern "C" void on_signal(int number) {
 }
 
 }  // namespace
+
+void settle_streams() {
+  // Each takes the lowest free number, its own. /dev/null opened the wrong way round fails.
+  constexpr int flags[] = {O_WRONLY, O_RDONLY, O_WRONLY};
+  for (int number = 0; number < 3; ++number) {
+    if (::fcntl(number, F_GETFD) == -1) (void)::open("/dev/null", flags[number]);
+  }
+  std::signal(SIGXFSZ, SIG_IGN);
+}
+
+void complain(const std::string& what) {
+  std::fputs(("bisup: " + what + "\n").c_str(), stderr);
+}
 
 void catch_interrupts() {
   stop = 0;

@@ -12,6 +12,14 @@
 
 namespace command {
 
+// Before the first file is opened. A standard stream that the caller closed would give its number to
+// that file, and what is printed would go there: it becomes a stream that fails instead (stderr: that
+// swallows). A limit on the size of files becomes an error of writing instead of a signal.
+void settle_streams();
+
+// One line on stderr; nothing happens if that cannot be written.
+void complain(const std::string& what);
+
 // After this Ctrl-C, SIGTERM and SIGHUP set a flag, down at first; a second one ends the process.
 void catch_interrupts();
 [[nodiscard]] bool interrupted();

@@ -10,10 +10,13 @@ GROUP is one of the functions below whose names begin with test_.
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -116,6 +119,8 @@ def test_numbers():
     answers = [ask("generate", TINY, "--prompt", "Once", "-n", "12", "--temperature", "1", "--seed", s)["tokens"]
                for s in ("1", "1", "2")]
     check(answers[0] == answers[1] != answers[2], "seeds", answers)
+    one = ask("generate", TINY, "--prompt", "Once", "-n", "1")
+    check(len(one["tokens"]) == 1 and one["tokens_per_second"] is None, "one token has no rate", one)
     text = ask("generate", TINY, "--prompt", "Once upon a time", "-n", "12")["text"]
     stopped = ask("generate", TINY, "--prompt", "Once upon a time", "-n", "12", "--stop", text[4:7])
     check(stopped["finish"] == "stop" and stopped["text"] == text[:text.index(text[4:7])], stopped)
@@ -137,6 +142,15 @@ def test_usage():
                       ["generate", TINY, "--prompt", "x", "--system", "y"],
                       ["generate", TINY, "--prompt", "x", "--temperature", "-1"]):
         refuse(2, [], *arguments)
+    for option in ("--temperature", "--top-p", "--min-p", "--repetition-penalty"):
+        for value in ("nan", "-0.5", "1e9", "x", ""):
+            refuse(2, [option], "generate", TINY, "--prompt", "x", f"{option}={value}")
+    for seed in ("-1", "1.5", "99999999999999999999"):
+        refuse(2, ["--seed"], "generate", TINY, "--prompt", "x", f"--seed={seed}")
+    for threads in ("0", "-1", "1025", "99999999999999999999", "two"):
+        refuse(2, ["--threads"], "inspect", TINY, f"--threads={threads}")
+    refuse(2, ["-t"], "bench", TINY, "-t", "200000")
+    refuse(2, ["nothing to measure"], "bench", TINY, "-p", "0", "-n", "0")
     for scheme in ("W9A8", "W4", "W4A4-g65", "W4A4KV5", "W4A4-g64-g32", "nonsense", ""):
         refuse(2, [scheme], "quantize", TINY, "--scheme", scheme, "-o", "x")
     refuse(2, ["BISUP_TARGET", "quantum"], "inspect", TINY, environment={"BISUP_TARGET": "quantum"})
@@ -155,6 +169,7 @@ def test_failures():
     refuse(1, ["too short"], "perplexity", TINY, "--context", "64", stdin="")
     refuse(1, ["positions"], "perplexity", TINY, "--context", "4096", stdin="few words")
     refuse(1, ["checksums"], "inspect", TINY, "--verify")
+    refuse(1, [TINY, "positions"], "perplexity", TINY, "--context", "4096", "--text", TEXT)
     refuse(1, ["room"], "generate", TINY, "--context", "4", "--prompt", "one two three four five six")
     with tempfile.TemporaryDirectory() as folder:
         small, _ = artefact(folder)
@@ -172,13 +187,72 @@ def test_failures():
             file.write(content)
         check(run("inspect", broken).returncode == 0, "only --verify reads the payload")
         refuse(1, [broken, "wrong checksum"], "inspect", broken, "--verify")
+        foreign = os.path.join(folder, "foreign")
+        shutil.copytree(TINY, foreign)
+        with open(os.path.join(foreign, "tokenizer.json"), encoding="utf-8") as file:
+            tokenizer = json.load(file)
+        tokenizer["model"]["vocab"] = {t: i + (2000 if len(t) == 1 else 0)
+                                       for t, i in tokenizer["model"]["vocab"].items()}
+        with open(os.path.join(foreign, "tokenizer.json"), "w", encoding="utf-8") as file:
+            json.dump(tokenizer, file)
+        refuse(1, [foreign, "belongs to other weights"], "perplexity", foreign, "--text", TEXT, "--context", "64")
+        refuse(1, [foreign, "belongs to other weights"], "generate", foreign, "--prompt", "q")
         no_folder = os.path.join(folder, "absent", "x.safetensors")
         refuse(1, [no_folder, "cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", no_folder)
-        refuse(1, ["cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", folder)
+        for target in (folder, "", folder + "/"):
+            refuse(1, ["cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", target)
+        limited = os.path.join(folder, "limited")
+        os.mkdir(limited)
+        refuse(1, ["cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", os.path.join(limited, "x.safetensors"),
+               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+        check(os.listdir(limited) == [], "left behind at the limit of file sizes", os.listdir(limited))
+        if os.getuid() != 0:  # root may write anywhere
+            os.chmod(limited, 0o555)
+            refuse(1, ["cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", os.path.join(limited, "x"))
+            os.chmod(limited, 0o755)
     if os.path.exists("/dev/full"):
         with open("/dev/full", "w", encoding="utf-8") as full:
             refuse(1, ["standard output"], "tokenize", TINY, "--text", "x", "--json", stdout=full)
         refuse(1, ["cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", "/dev/full")
+
+
+def test_streams():
+    """A text from a pipe; standard streams that are closed, or whose reader has gone."""
+    one = ["tokenize", TINY, "--text", "one"]
+
+    def closed(numbers, *arguments):
+        return run(*arguments, preexec_fn=lambda: [os.close(n) for n in numbers])
+
+    done = closed([1], *one)
+    check((done.returncode, done.stderr) == (1, b"bisup: standard output: cannot write\n"), done)
+    check(closed([1, 2], *one).returncode == 1, "nobody listens")
+    check(closed([2], *one).returncode == 0, "only errors have no place")
+    check(closed([2], "inspect", "nowhere").returncode == 1, "an error without a place")
+    check(closed([2], "generate", TINY, "--prompt", "x", "-n", "3").returncode == 0, "nor has the speed")
+    done = closed([0], "tokenize", TINY)
+    check(done.returncode == 1 and b"standard input" in done.stderr, done)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "small.safetensors")
+        closed([0, 1, 2], "quantize", TINY, "--scheme", "W4A8-g64", "-o", path)
+        check(run("inspect", path, "--verify").returncode == 0, "what was printed went into the file")
+        pipe = os.path.join(folder, "pipe")
+        os.mkfifo(pipe)
+        with open(TEXT, "rb") as file:
+            text = file.read(20_000)
+        writer = threading.Thread(target=lambda: open(pipe, "wb").write(text))
+        writer.start()
+        piped = ask("perplexity", TINY, "--text", pipe, "--context", "64", "--windows", "3")
+        writer.join()
+        check(piped["nll"] == ask("perplexity", TINY, *SMALL)["nll"], "a pipe is a text")
+    for handler in (signal.SIG_DFL, signal.SIG_IGN):
+        process = subprocess.Popen([BISUP, "generate", TINY, "--prompt", "Once", "-n", "400",
+                                    "--repetition-penalty", "1.3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   preexec_fn=lambda: signal.signal(signal.SIGPIPE, handler))
+        process.stdout.close()
+        message = process.stderr.read()
+        status = process.wait(timeout=60)
+        check(status == -signal.SIGPIPE if handler == signal.SIG_DFL else
+              status == 1 and message.startswith(b"bisup: ") and message.count(b"\n") == 1, status, message)
 
 
 def test_interrupts():

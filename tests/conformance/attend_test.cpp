@@ -261,7 +261,7 @@ TEST_CASE("every target sums what rounding does, to the bit, and as it is define
         std::vector<float> x = normals(count, static_cast<std::uint64_t>(count));
         for (float& v : x) v += shift;
         const GroupParameters p = fit(format, x, {0.7f, 0.7f});
-        const Rounding r{1.0f / p.scale, static_cast<float>(-p.zero),
+        const KvRounding r{1.0f / p.scale, static_cast<float>(-p.zero),
                          static_cast<float>(format.highest() - p.zero), p.zero};
         const RoundingSums expected = scalar::rounding_sums(x.data(), count, p.scale, r);
         const RoundingSums got = kernels.rounding_sums(x.data(), count, p.scale, r);

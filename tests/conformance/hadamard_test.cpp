@@ -42,11 +42,37 @@ TEST_CASE("every target computes the scalar transform to the bit") {
   });
 }
 
+TEST_CASE("every target joins runs of values as scalar does, to the bit") {
+  on_every_target(vector_kernel_table<>, [](Target target, const VectorKernels& kernels) {
+    for (const int run : {1, 2, 3, 7, 8, 12, 16, 17, 24, 48, 64}) {
+      for (int n = 1; n <= 128; n *= 2) {
+        CAPTURE(name(target), n, run);
+        auto x = normals(static_cast<std::size_t>(n * run) + 1), expected = x;
+        scalar::hadamard_runs(expected.data(), n, run, 0.3f);
+        kernels.hadamard_runs(x.data(), n, run, 0.3f);
+        REQUIRE(x == expected);
+      }
+    }
+  });
+}
+
+TEST_CASE("runs of values are transformed as columns") {
+  const auto x = normals(16 * 5);
+  auto y = x;
+  scalar::hadamard_runs(y.data(), 16, 5, 0.25f);
+  for (std::size_t col = 0; col < 5; ++col) {
+    std::vector<float> column;
+    for (std::size_t i = 0; i < 16; ++i) column.push_back(x[i * 5 + col]);
+    scalar::hadamard(column.data(), 16, 0.25f);
+    for (std::size_t i = 0; i < 16; ++i) REQUIRE(y[i * 5 + col] == column[i]);
+  }
+}
+
 TEST_CASE("the scalar transform is the matrix of signs (-1)^popcount(i & j)") {
   for (unsigned n = 1; n <= 128; n *= 2) {
     const auto x = normals(n);
     auto y = x;
-    scalar::hadamard(y.data(), static_cast<int>(n), 1);
+    scalar::hadamard(y.data(), static_cast<int>(n), 1.0f);
     double magnitude = 0;
     for (const float v : x) magnitude += std::fabs(v);
     for (unsigned i = 0; i < n; ++i) {

@@ -2,9 +2,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/core/thread_pool.hpp>
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <numeric>
 #include <set>
 #include <stdexcept>
+#include <system_error>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include <bisup_test.hpp>
 
@@ -142,5 +151,40 @@ TEST_CASE("the default pool uses the cores this process may use") {
   CHECK(&ThreadPool::shared() == &ThreadPool::shared());
   CHECK_THROWS_AS(ThreadPool(0), ContractViolation);
 }
+
+#if defined(__linux__)
+TEST_CASE("a process kept to one core of many has one") {
+  cpu_set_t before, one;
+  REQUIRE(::sched_getaffinity(0, sizeof before, &before) == 0);
+  CHECK(ThreadPool::available() == CPU_COUNT(&before));
+  int core = 0;
+  while (!CPU_ISSET(core, &before)) ++core;
+  CPU_ZERO(&one);
+  CPU_SET(core, &one);
+  REQUIRE(::sched_setaffinity(0, sizeof one, &one) == 0);
+  CHECK(ThreadPool::available() == 1);
+  REQUIRE(::sched_setaffinity(0, sizeof before, &before) == 0);
+}
+
+TEST_CASE("threads that cannot be had are an exception and nothing worse") {
+  // Address space for a few stacks of 8 MiB and no more; in a child, since the limit stays.
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const rlimit limit{std::size_t{1} << 29, std::size_t{1} << 29};
+    ::setrlimit(RLIMIT_AS, &limit);
+    int status = 1;
+    try {
+      const ThreadPool pool(4096);
+    } catch (const std::system_error&) {
+      status = 0;
+    }
+    ::_exit(status);
+  }
+  int status = -1;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+}
+#endif
 
 }  // namespace

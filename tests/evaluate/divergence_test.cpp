@@ -70,6 +70,10 @@ TEST_CASE("different vocabularies cannot be compared") {
   const auto d = divergence(other, {}, small_model("llama"), {}, some_ids(60), {.context = 30});
   REQUIRE_FALSE(d);
   CHECK(d.error().code == Errc::wrong_shape);
+  const auto model = small_model("llama");
+  auto foreign = some_ids(60);
+  foreign[59] = model.config.vocab_size;
+  CHECK(divergence(model, {}, model, {}, foreign, {.context = 30}).error().code == Errc::out_of_range);
 }
 
 }  // namespace

@@ -95,6 +95,9 @@ TEST_CASE("a text shorter than a window is an error; so are logits that are not 
   auto model = small_model();
   CHECK(perplexity(model, some_ids(29), {.context = 30}, {}).error().code == Errc::too_short);
   CHECK(perplexity(model, {}, {.context = 30}, {}).error().code == Errc::too_short);
+  auto foreign = some_ids(30);
+  foreign[7] = model.config.vocab_size;
+  CHECK(perplexity(model, foreign, {.context = 30}, {}).error().code == Errc::out_of_range);
   model.final_norm[0] = std::numeric_limits<float>::quiet_NaN();
   const auto broken = perplexity(model, some_ids(30), {.context = 30}, {});
   REQUIRE_FALSE(broken);

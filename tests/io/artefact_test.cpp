@@ -6,9 +6,11 @@
 #include <bisup/io/artefact_reader.hpp>
 #include <bisup/io/artefact_writer.hpp>
 #include <bisup/llama/session.hpp>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 
 #include <bisup_test.hpp>
 #include "../llama/golden_models.hpp"
@@ -69,6 +71,61 @@ TEST_CASE("what is loaded computes the same bits as what was saved, on every kin
       CHECK(logits_of(loaded->model) == logits_of(*model));
       CHECK(io::verify_artefact(*loaded));
     }
+  }
+}
+
+// A model whose inputs are transformed and whose linears have keepers and branches.
+llama::Model with_everything() {
+  auto model = round_to_nearest(small_model("qwen2_tied"), Scheme::parse("W4A4-g32").value()).value();
+  for (auto& block : model.blocks) {
+    for (const auto& [name, linear, input] : llama::named_linears) {
+      llama::AnyLinear& l = block.*linear;
+      llama::InputForm& form = block.inputs.*input;
+      const int in = l.in(), out = l.out(), kept = 32;
+      Random random(static_cast<std::uint64_t>(in + out));
+      const auto gaussian = [&](int rows, int cols) {
+        Matrix<float> m(rows, cols);
+        for (int r = 0; r < rows; ++r) {
+          for (float& v : m.row(r)) v = static_cast<float>(0.1 * random.normal());
+        }
+        return m;
+      };
+      l = llama::AnyLinear(quantize(gaussian(out, in - kept).ref(), l.packed()->format()).value(), l.bias(),
+                           quantize(gaussian(out, kept).ref(), int8_channel::value).value());
+      l.set_branch({llama::as_half(llama::dense_tensor(gaussian(4, in))),
+                    quantize(gaussian(out, 4).ref(), int8_channel::value).value()});
+      form.keepers = kept;
+      form.multiplier.assign(static_cast<std::size_t>(in), 0.75f);
+      form.order.clear();
+      for (int i = 0; i < in; ++i) form.order.push_back(in - 1 - i);
+      form.rotation = Hadamard::make(widest_hadamard(in)).value();
+    }
+  }
+  return model;
+}
+
+TEST_CASE("transformed inputs, keepers and low-rank branches survive the file") {
+  const Folder folder;
+  const llama::Model model = with_everything();
+  const auto loaded = io::load_artefact(saved(folder, model));
+  if (!loaded) FAIL(loaded.error().describe());
+  for (std::size_t i = 0; i < model.blocks.size(); ++i) {
+    for (const auto& [name, input] : llama::named_inputs)
+      CHECK(loaded->model.blocks[i].inputs.*input == model.blocks[i].inputs.*input);
+  }
+  CHECK(logits_of(loaded->model) == logits_of(model));
+  CHECK(io::verify_artefact(*loaded));
+}
+
+TEST_CASE("an order that would read beyond a row, or one channel twice, is refused") {
+  const Folder folder;
+  for (const int wrong : {-1, 1 << 20, 0}) {  // 0 is there already, last
+    llama::Model model = with_everything();
+    model.blocks[1].inputs.mlp.order[1] = wrong;
+    const auto loaded = io::load_artefact(saved(folder, model));
+    REQUIRE_FALSE(loaded);
+    CHECK(loaded.error().code == Errc::malformed);
+    CHECK(loaded.error().message.find("model.layers.1.mlp.order") != std::string::npos);
   }
 }
 
@@ -227,6 +284,174 @@ TEST_CASE(
     REQUIRE_FALSE(loaded);
     CHECK(loaded.error().code == c.code);
     CHECK(loaded.error().where == path.string());
+  }
+}
+
+// A file's header and what follows it, so that a test can change the one and write both again.
+struct Parts {
+  io::Json header;
+  std::string payload;
+
+  explicit Parts(const std::string& bytes) {
+    std::uint64_t size = 0;
+    std::memcpy(&size, bytes.data(), sizeof size);
+    header = io::Json::parse(bytes.substr(8, size));
+    payload = bytes.substr(8 + size);
+  }
+  [[nodiscard]] io::Json description() const {
+    return io::Json::parse(header["__metadata__"]["bisup"].get<std::string>());
+  }
+  [[nodiscard]] std::string with(const std::string& text) const {
+    Parts changed = *this;
+    changed.header["__metadata__"]["bisup"] = text;
+    return changed.bytes();
+  }
+  [[nodiscard]] std::string bytes() const {
+    std::string text = header.dump();
+    text.resize((8 + text.size() + 63) / 64 * 64 - 8, ' ');
+    const std::uint64_t size = text.size();
+    return std::string(reinterpret_cast<const char*>(&size), sizeof size) + text + payload;
+  }
+};
+
+struct Hostile {
+  std::string what, bytes;
+  Errc code;
+};
+
+std::vector<Hostile> hostile_artefacts(const std::string& good) {
+  using io::Json;
+  const Parts parts(good);
+  const Json description = parts.description();
+  const std::string linear = "model.layers.1.mlp.up_proj";
+  std::vector<Hostile> files;
+  const auto text = [&](const std::string& what, const std::string& changed, Errc code) {
+    files.push_back({what, parts.with(changed), code});
+  };
+  // The value at a pointer into the description replaced, or removed if there is none.
+  const auto set = [&](const std::string& at, const std::optional<Json>& value, Errc code) {
+    Json d = description;
+    const Json::json_pointer pointer(at);
+    if (value) {
+      d[pointer] = *value;
+    } else {
+      d[pointer.parent_pointer()].erase(pointer.back());
+    }
+    text(at + " = " + (value ? value->dump() : "nothing"), d.dump(), code);
+  };
+  const auto header = [&](const std::string& what, auto&& change, Errc code) {
+    Parts changed = parts;
+    change(changed.header);
+    files.push_back({what, changed.bytes(), code});
+  };
+  const auto malformed = Errc::malformed, missing = Errc::missing, shape = Errc::wrong_shape;
+
+  text("an empty description", "", malformed);
+  text("a description that is not JSON", "bisup", malformed);
+  text("a description cut off", description.dump().substr(0, 200), malformed);
+  text("a description that is a list", "[]", malformed);
+  text("a description that is null", "null", malformed);
+  text("an empty object", "{}", malformed);
+  text("deep nesting", std::string(100'000, '['), malformed);
+  text("a key twice", R"({"schema":1,"schema":1})", malformed);
+  set("/schema", std::nullopt, malformed);
+  for (const Json& value : {Json("1"), Json(1.5), Json()}) set("/schema", value, malformed);
+  for (const Json& value : {Json(0), Json(2), Json(-1)}) set("/schema", value, Errc::unknown_version);
+  for (const char* key : {"/scheme", "/recipe", "/float_weights"}) {
+    set(key, std::nullopt, malformed);
+    set(key, 4, malformed);
+  }
+  set("/scheme", "W4", Errc::bad_scheme);
+  for (const char* key : {"/packed", "/inputs", "/head_input"}) set(key, std::nullopt, malformed);
+  set("/packed", Json::array(), malformed);
+  set("/packed", Json::object(), missing);  // then the weights would be floats, which it has not
+  set("/inputs", Json::object(), malformed);
+  set("/inputs", Json::array(), malformed);
+  set("/inputs/3", description["inputs"][0], malformed);
+  set("/inputs/1", Json(), malformed);
+  set("/inputs/1/mlp", std::nullopt, malformed);
+  for (const Json& value : {Json(4), Json::object(), Json::array()}) set("/inputs/1/mlp", value, malformed);
+  for (const Json& bits : {Json(1), Json(9), Json("8"), Json(1ull << 40)})
+    set("/inputs/1/mlp/bits", bits, malformed);
+  for (const Json& group : {Json(31), Json(-32), Json(64)}) set("/inputs/1/mlp/group", group, malformed);
+  set("/inputs/1/mlp/token_scales", 1, malformed);
+  for (const Json& clip : {Json(0), Json(2.0), Json("1"), Json()}) set("/inputs/1/mlp/clip", clip, malformed);
+  set("/head_input", 8, malformed);
+  const std::string packed = "/packed/" + linear;
+  set(packed, std::nullopt, missing);
+  for (const Json& value : {Json(), Json(4), Json::array(), Json::object()}) set(packed, value, malformed);
+  for (const Json& rows : {Json(0), Json(-1), Json(1ull << 40), Json("64")})
+    set(packed + "/rows", rows, malformed);
+  set(packed + "/rows", 65, shape);
+  set(packed + "/cols", std::nullopt, malformed);
+  set(packed + "/cols", 32, shape);
+  for (const Json& bits : {Json(0), Json(1), Json(7), Json(9), Json(4.5)})
+    set(packed + "/bits", bits, malformed);
+  set(packed + "/bits", 3, shape);
+  for (const Json& group : {Json(33), Json(-32), Json(1 << 30)}) set(packed + "/group", group, malformed);
+  set(packed + "/affine", std::nullopt, malformed);
+  set(packed + "/affine", 1, malformed);
+  set(packed + "/affine", true, missing);  // zero points that are not there
+  set(packed + "/scale", "e8m0", malformed);
+  set(packed + "/scale", "f32", shape);
+  for (const Json& layout : {Json(), Json("planar")}) set(packed + "/layout", layout, Errc::unsupported);
+  set("/rope_factors", "1", malformed);
+  set("/rope_factors", Json::array({1.0, "2"}), malformed);
+  header("no description", [](Json& h) { h["__metadata__"].erase("bisup"); }, missing);
+  for (const char* part : {".codes", ".scales"}) {
+    header("another name for " + linear + part, [&](Json& h) {
+      h["x"] = h[linear + part];
+      h.erase(linear + part);
+    }, missing);
+  }
+  header("codes of another type", [&](Json& h) { h[linear + ".codes"]["dtype"] = "I8"; }, shape);
+  header("codes with two extents", [&](Json& h) {
+    h[linear + ".codes"]["shape"] = {2, h[linear + ".codes"]["shape"][0].get<int>() / 2};
+  }, shape);
+  header("a norm of another type", [](Json& h) {
+    h["model.norm.weight"]["dtype"] = "U32";
+  }, Errc::unsupported);
+  header("embeddings turned round", [](Json& h) {
+    auto& s = h["model.embed_tokens.weight"]["shape"];
+    std::swap(s[0], s[1]);
+  }, shape);
+  return files;
+}
+
+TEST_CASE("a hostile artefact is an error that names it") {
+  const Folder folder;
+  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const auto path = saved(folder, *model);
+  const std::string good = read_file(path);
+  write_file(path, Parts(good).bytes());
+  REQUIRE(io::load_artefact(path));  // taking it apart changes nothing
+  const auto files = hostile_artefacts(good);
+  CHECK(files.size() >= 80);
+  for (const auto& [what, bytes, code] : files) {
+    INFO(what);
+    write_file(path, bytes);
+    const auto loaded = io::load_artefact(path);
+    REQUIRE_FALSE(loaded);
+    CHECK(name(loaded.error().code) == std::string(name(code)));
+    CHECK(loaded.error().where == path.string());
+    CHECK_FALSE(loaded.error().message.empty());
+    CHECK(loaded.error().message.size() < 500);
+  }
+}
+
+TEST_CASE("checksums that are missing or no numbers fail verification, not loading") {
+  const Folder folder;
+  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const auto path = saved(folder, *model);
+  const Parts parts(read_file(path));
+  using io::Json;
+  for (const Json& sums : {Json(), Json::array(), Json::object(), Json{{"model.norm.weight", "7"}}}) {
+    Json description = parts.description();
+    description["crc32c"] = sums;
+    write_file(path, parts.with(description.dump()));
+    const auto loaded = io::load_artefact(path);
+    REQUIRE(loaded);
+    CHECK_FALSE(io::verify_artefact(*loaded));
   }
 }
 

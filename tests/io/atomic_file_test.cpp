@@ -90,7 +90,8 @@ TEST_CASE("a write that the system refuses names the file and the reason") {
 TEST_CASE("a target that cannot be replaced is refused before anything is written") {
   const ScratchFolder folder;
   const auto absent = folder.path() / "no such folder" / "file";
-  for (const auto& target : {folder.path(), absent, std::filesystem::path("/dev/null")}) {
+  for (const auto& target : {folder.path(), absent, std::filesystem::path("/dev/null"),
+                             std::filesystem::path(), folder.path() / "folder/"}) {
     const auto file = AtomicFile::create(target);
     REQUIRE_FALSE(file);
     CHECK(file.error().code == Errc::cannot_write);

@@ -132,6 +132,35 @@ TEST_CASE("rope scaling, older and newer spelling") {
       with(valid(), "rope_parameters", {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 5e5}}));
   REQUIRE(config);
   CHECK((config->rope_theta == 5e5 && config->rope_scaling == linear));
+
+  // Both: transformers 5 takes `rope_scaling or rope_parameters`, theta included.
+  const Json newer = {{"rope_type", "default"}, {"rope_theta", 5e5}};
+  const Json both = with(with(valid(), "rope_parameters", newer), "rope_scaling",
+                         {{"rope_type", "linear"}, {"factor", 4.0}});
+  const auto older = folder.read(both);
+  REQUIRE(older);
+  CHECK((older->rope_scaling == linear && older->rope_theta == folder.read(valid())->rope_theta));
+  const auto empty = folder.read(with(both, "rope_scaling", Json::object()));
+  REQUIRE(empty);
+  CHECK((empty->rope_scaling.kind == Kind::none && empty->rope_theta == 5e5));
+}
+
+TEST_CASE("quantized weights are refused by the name of their method") {
+  const Folder folder;
+  for (const char* method : {"gptq", "awq", "bitsandbytes", "compressed-tensors", "fp8", "hqq", "aqlm",
+                             "eetq", "torchao", "mxfp4", "quark", "bitnet", "auto-round"}) {
+    const auto refused =
+        folder.read(with(valid(), "quantization_config", {{"quant_method", method}, {"bits", 4}}));
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == Errc::unsupported);
+    CHECK(refused.error().message.find("quantization_config' of '" + std::string(method)) !=
+          std::string::npos);
+  }
+  for (const Json& value : {Json::object(), Json::array(), Json(4), Json{{"quant_method", 4}}}) {
+    const auto refused = folder.read(with(valid(), "quantization_config", value));
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == Errc::unsupported);
+  }
 }
 
 TEST_CASE("EOS ids come from both files, each once") {
@@ -217,6 +246,9 @@ std::vector<Hostile> hostile_files() {
   scaling("a scaling that is a list", Json::array(), malformed);
   scaling("a scaling that is a number", 4, malformed);
   scaling("dynamic scaling", {{"type", "dynamic"}, {"factor", 2.0}}, unsupported);
+  add("dynamic scaling beside newer parameters",
+      with(with(valid(), "rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e4}}), "rope_scaling",
+           {{"type", "dynamic"}, {"factor", 2.0}}), unsupported);
   scaling("longrope", {{"rope_type", "longrope"}, {"factor", 2.0}}, unsupported);
   scaling("a type that is a number", {{"rope_type", 1}}, malformed);
   scaling("linear without a factor", {{"type", "linear"}}, missing);

@@ -39,6 +39,26 @@ TEST_CASE("a folder and the artefact made from it are told apart, and carry the 
   CHECK(artefact->model.scheme == packed->scheme);
 }
 
+TEST_CASE("an artefact is known by what is inside, whatever its name") {
+  const auto source = io::open_model(BISUP_SOURCE_DIR "/examples/tiny_llama");
+  REQUIRE(source);
+  const auto packed = round_to_nearest(source->model, Scheme::parse("W4A8-g64").value());
+  REQUIRE(packed);
+  for (const char* ending : {".bin", ".gguf", ""}) {
+    const fs::path path = fs::temp_directory_path() /
+                          ("bisup_model_file_" + std::to_string(::getpid()) + ending);
+    REQUIRE(io::save_artefact(path, *packed, source->tokenizer, {}));
+    const auto artefact = io::open_model(path);
+    const auto tokenizer = io::open_tokenizer_files(path);
+    fs::remove(path);
+    INFO(path);
+    REQUIRE(artefact);
+    CHECK(artefact->kind == "artefact");
+    REQUIRE(tokenizer);
+    CHECK(tokenizer->tokenizer_json == source->tokenizer.tokenizer_json);
+  }
+}
+
 TEST_CASE("what is not a model is an error that names it") {
   for (const char* path : {"/no/such/model", "/no/such/model.gguf", "/no/such/model.safetensors",
                            BISUP_SOURCE_DIR "/README.md", BISUP_SOURCE_DIR "/tests"}) {

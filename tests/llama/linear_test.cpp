@@ -3,6 +3,7 @@
 #include <bisup/core/random.hpp>
 #include <bisup/llama/linear.hpp>
 #include <bisup/quant/nearest.hpp>
+#include <cmath>
 
 #include <bisup_test.hpp>
 
@@ -46,6 +47,60 @@ TEST_CASE("typed, run-time and dense linears agree where they must, bias include
 
 TEST_CASE("a bias of another length is a broken contract") {
   CHECK_THROWS_AS(llama::AnyLinear(llama::dense_tensor(Matrix<float>(4, 8)), std::vector<float>(5)),
+                  ContractViolation);
+}
+
+TEST_CASE("keepers and a low-rank branch are added to what the packed body gives") {
+  constexpr int rows = 20, cols = 128, kept = 32, body = cols - kept, tokens = 3;
+  Random random(5);
+  const auto gaussian = [&](int r, int c) {
+    Matrix<float> m(r, c);
+    for (int i = 0; i < r; ++i) {
+      for (float& v : m.row(i)) v = static_cast<float>(random.normal());
+    }
+    return m;
+  };
+  const Matrix<float> w = gaussian(rows, cols), x = gaussian(tokens, cols);
+  const Matrix<float> a = gaussian(4, cols), b = gaussian(rows, 4);
+  ThreadPool pool(2);
+  const Format format{.bits = 4, .group = 32};
+  llama::AnyLinear linear(quantize(w.ref().cols(0, body), format).value(), {},
+                          quantize(w.ref().cols(body, kept), int8_channel::value).value());
+  CHECK(linear.in() == cols);
+  const std::size_t before = linear.bytes();
+  linear.set_branch({llama::dense_tensor(a.clone()), llama::dense_tensor(b.clone())});
+  CHECK(linear.bytes() == before + sizeof(float) * 4 * (cols + rows));
+
+  // The same weights and inputs in floats: one summation order against another, and the branch's own.
+  Matrix<float> dense(rows, cols);
+  dequantize(linear.packed()->panels(), 0, dense.ref().cols(0, body), pool);
+  dequantize(linear.keepers()->panels(), 0, dense.ref().cols(body, kept), pool);
+  for (const bool quantized : {true, false}) {
+    const std::optional<ActivationFormat> form =
+        quantized ? std::optional(ActivationFormat{.bits = 4, .group = 32}) : std::nullopt;
+    llama::Activation input, rounded;
+    input.prepare(x.ref(), {.format = form, .keepers = kept}, pool);
+    rounded.prepare(x.ref(), {.format = form, .simulate = true, .keepers = kept}, pool);
+    Matrix<float> y(tokens, rows);
+    linear.apply(input, y.ref(), pool);
+    for (int t = 0; t < tokens; ++t) {
+      for (int r = 0; r < rows; ++r) {
+        double exact = 0, magnitude = 0;
+        for (int c = 0; c < cols; ++c) {
+          const double term = static_cast<double>(dense(r, c)) * static_cast<double>(rounded.values()(t, c));
+          exact += term, magnitude += std::fabs(term);
+        }
+        for (int i = 0; i < 4; ++i) {
+          for (int c = 0; c < cols; ++c) {
+            const double term = static_cast<double>(b(r, i)) * static_cast<double>(a(i, c)) * static_cast<double>(x(t, c));
+            exact += term, magnitude += std::fabs(term);
+          }
+        }
+        CHECK(std::fabs(static_cast<double>(y(t, r)) - exact) <= (cols + 16) * 0x1p-24 * magnitude);
+      }
+    }
+  }
+  CHECK_THROWS_AS(linear.set_branch({llama::dense_tensor(a.clone()), llama::dense_tensor(gaussian(rows, 5))}),
                   ContractViolation);
 }
 

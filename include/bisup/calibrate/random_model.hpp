@@ -117,10 +117,10 @@ inline Result<llama::Model> random_model(const llama::Config& config, const Sche
     model.blocks.push_back(std::move(block));
   }
   if (scheme.head_bits == 8) {
-    auto head = random.linear(config.vocab_size, config.hidden_size, &head8_format);
+    auto head = random.linear(config.vocab_size, config.hidden_size, &int8_channel::value);
     if (!head) return head.error();
     model.head = std::move(head).value();
-    if (scheme.quantizes_activations()) model.head_input = {head8_activation, false};
+    if (scheme.quantizes_activations()) model.head_input = {int8_token, false};
   } else {
     model.head = llama::AnyLinear(config.tied_embeddings
                                       ? model.embedding

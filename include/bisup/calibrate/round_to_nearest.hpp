@@ -33,10 +33,6 @@ using BlockProgress = std::function<bool(int, int)>;
   return form;
 }
 
-// lm_head of -head8: 8 bits, one scale a row, and 8-bit inputs with one scale a token.
-inline constexpr Format head8_format{.bits = 8, .group = 0};
-inline constexpr ActivationFormat head8_activation{.bits = 8, .group = 0, .token_scales = true};
-
 namespace detail {
 
 struct RoundToNearest {
@@ -85,10 +81,10 @@ inline Result<llama::Model> round_model(const llama::Model& source, const Scheme
       return Error{Errc::interrupted, "stopped"};
   }
   if (scheme.head_bits == 8) {
-    auto head = round(source.head, head8_format);
+    auto head = round(source.head, int8_channel::value);
     if (!head) return head.error();
     model.head = std::move(head).value();
-    if (scheme.quantizes_activations()) model.head_input = {head8_activation, simulate};
+    if (scheme.quantizes_activations()) model.head_input = {int8_token, simulate};
   } else {
     model.head = source.config.tied_embeddings
                      ? llama::AnyLinear(model.embedding)

@@ -17,6 +17,9 @@
 
 namespace bisup {
 
+// Whether an operation overwrites what its output holds or adds to it.
+enum class Into : std::uint8_t { replace, add };
+
 template <class T>
 class MatrixRef {
  public:

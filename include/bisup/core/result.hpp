@@ -25,6 +25,7 @@ enum class Errc {
   unknown_version,  // written by a later schema
   not_finite,       // NaN or infinity where a number is needed
   out_of_range,     // a number outside what the format or the model can hold
+  not_definite,     // second moments whose Cholesky factor does not exist
   out_of_memory,    // an allocation was refused
   too_short,        // a text or calibration set shorter than one window
   bad_scheme,       // a scheme string outside the grammar
@@ -46,6 +47,7 @@ enum class Errc {
     case Errc::unknown_version: return "unknown version";
     case Errc::not_finite: return "not finite";
     case Errc::out_of_range: return "out of range";
+    case Errc::not_definite: return "not positive definite";
     case Errc::out_of_memory: return "out of memory";
     case Errc::too_short: return "too short";
     case Errc::bad_scheme: return "bad scheme";

@@ -17,6 +17,10 @@
 #include <type_traits>
 #include <vector>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include <bisup/core/contract.hpp>
 #include <bisup/core/platform.hpp>
 
@@ -24,23 +28,30 @@ namespace bisup {
 
 class ThreadPool {
  public:
+  // Throws std::system_error where the system has not so many threads to give.
   explicit ThreadPool(int threads = available()) : threads_(threads) {
     BISUP_EXPECTS(threads >= 1);
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+#if BISUP_EXCEPTIONS
+    try {
+      start_workers();
+    } catch (...) {
+      end_workers();  // those that did start: a thread that is destroyed unjoined ends the process
+      throw;
+    }
+#else
+    start_workers();
+#endif
   }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
-  ~ThreadPool() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_.store(true, std::memory_order_release);
-    }
-    wake_.notify_all();
-    for (auto& worker : workers_) worker.join();
-  }
+  ~ThreadPool() { end_workers(); }
 
-  // The cores this process may use.
+  // The cores this process may use, which taskset or a container can make fewer than there are.
   [[nodiscard]] static int available() {
+#if defined(__linux__)
+    cpu_set_t mine;
+    if (::sched_getaffinity(0, sizeof mine, &mine) == 0) return CPU_COUNT(&mine);
+#endif
     const unsigned cores = std::thread::hardware_concurrency();
     return cores == 0 ? 1 : static_cast<int>(cores);
   }
@@ -85,6 +96,18 @@ class ThreadPool {
 
  private:
   static constexpr auto spin_time = std::chrono::microseconds(50);
+
+  void start_workers() {
+    for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { work(i); });
+  }
+  void end_workers() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_.store(true, std::memory_order_release);
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
 
   static void relax() noexcept {
 #if BISUP_X86

@@ -71,6 +71,7 @@ inline Result<Divergence> divergence(const llama::Model& model, const KvPolicy& 
   const int positions = std::min(model.config.max_positions, reference.config.max_positions);
   const auto windows = cut_windows(ids.size(), positions, options);
   if (!windows) return windows.error();
+  if (auto known = llama::check_ids(ids, model.config); !known) return known.error();
   auto ours = llama::Session::make(model, model.prompt.tokens() + windows->context, policy, pool);
   if (!ours) return ours.error();
   auto theirs = llama::Session::make(reference, reference.prompt.tokens() + windows->context,

@@ -35,14 +35,16 @@ inline void negative_log_likelihood(llama::Session& session, MatrixRef<const flo
 }
 
 // ids: the whole text, its BOS included if the tokenizer adds one. A stored prompt stands before
-// every window, which keeps its tokens and targets at later positions; it is not scored. Errors: too_short, out_of_range,
-// not_finite (the model's logits), interrupted, and those of Session::make.
+// every window, which keeps its tokens and targets at later positions; it is not scored. Errors:
+// too_short, out_of_range (a window or a token beyond the model), not_finite (the model's logits),
+// interrupted, and those of Session::make.
 inline Result<Perplexity> perplexity(const llama::Model& model, std::span<const int> ids,
                                      const WindowOptions& options, const KvPolicy& policy,
                                      ThreadPool& pool = ThreadPool::shared(),
                                      const Progress& progress = {}) {
   const auto windows = cut_windows(ids.size(), model.config.max_positions, options);
   if (!windows) return windows.error();
+  if (auto known = llama::check_ids(ids, model.config); !known) return known.error();
   auto session = llama::Session::make(model, model.prompt.tokens() + windows->context, policy, pool);
   if (!session) return session.error();
   Perplexity result;

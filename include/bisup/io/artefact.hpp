@@ -48,15 +48,6 @@ namespace detail {
                                : ElementType::bf16;
 }
 
-struct NamedInput {
-  const char* name;
-  llama::InputForm llama::InputForms::*input;
-};
-inline constexpr NamedInput named_inputs[] = {{"attention", &llama::InputForms::attention},
-                                              {"output", &llama::InputForms::output},
-                                              {"mlp", &llama::InputForms::mlp},
-                                              {"down", &llama::InputForms::down}};
-
 // "prompt.3.keys": [tokens, kv_heads * head_dim], in the form that cache/prompt_cache.hpp defines.
 [[nodiscard]] inline std::string prompt_name(int layer, const char* part) {
   return "prompt." + std::to_string(layer) + "." + part;

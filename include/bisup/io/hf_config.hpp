@@ -72,7 +72,10 @@ namespace detail {
 inline void read_rope(JsonFields& fields, llama::Config& config) {
   config.rope_theta = fields.number("rope_theta", 10000.0);
   double rotated_part = fields.number("partial_rotary_factor", 1.0);
-  const char* key = fields.find("rope_parameters") != nullptr ? "rope_parameters" : "rope_scaling";
+  // transformers: the older key wins over the newer one, unless it is empty.
+  const Json* older = fields.find("rope_scaling");
+  const bool use_older = older != nullptr && !(older->is_object() && older->empty());
+  const char* key = use_older ? "rope_scaling" : "rope_parameters";
   if (const Json* parameters = fields.find(key)) {
     if (!parameters->is_object()) return fields.wrong(key, "is not a JSON object");
     for (const Json& element : *parameters) {
@@ -181,9 +184,12 @@ inline void add_eos(JsonFields& fields, llama::Config& config) {
 
 [[nodiscard]] inline Result<llama::Config> read_config_fields(JsonFields& fields) {
   llama::Config config;
-  if (fields.find("quantization_config") != nullptr) {
+  if (const Json* quantized = fields.find("quantization_config")) {
+    const Json method = quantized->is_object() ? quantized->value("quant_method", Json()) : Json();
     fields.fail(Errc::unsupported,
-                "has a 'quantization_config': the weights are quantized already");
+                "has a 'quantization_config'" +
+                    (method.is_string() ? " of " + in_quotes(method.get<std::string>()) : "") +
+                    ": the weights are quantized already; begin with the float model");
   }
   if (fields.find("model_type") == nullptr) fields.fail(Errc::missing, "has no 'model_type'");
   config.architecture = fields.text("model_type", "");

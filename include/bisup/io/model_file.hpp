@@ -82,15 +82,43 @@ namespace detail {
   return note;
 }
 
+// By what is inside, whatever the file's name: people rename files, and -o may name any.
 [[nodiscard]] inline bool is_artefact(const std::filesystem::path& path) {
-  if (path.extension() != ".safetensors") return false;
   const auto file = Safetensors::open(path);
   return file && file->metadata().contains("bisup");
 }
 
 }  // namespace detail
 
-// Errors: those of Checkpoint::open and load_artefact.
+// A float model whose tensors are still in its files, to be read one by one.
+struct ModelSource {
+  Checkpoint checkpoint;
+  TokenizerFiles tokenizer = {};
+  std::string weights_note = {};
+  [[nodiscard]] std::string kind() const {
+    return checkpoint.gguf() != nullptr ? "gguf" : "safetensors";
+  }
+};
+
+// Errors: those of Checkpoint::open; unsupported for an artefact, which is quantized already.
+[[nodiscard]] inline Result<ModelSource> open_source(const std::filesystem::path& path) {
+  if (detail::is_artefact(path)) {
+    return Error{Errc::unsupported, "is quantized already; begin with the float model",
+                 path.string()};
+  }
+  auto checkpoint = Checkpoint::open(path);
+  if (!checkpoint) return checkpoint.error();
+  std::error_code ignored;
+  const bool folder = std::filesystem::is_directory(path, ignored);
+  auto tokenizer = checkpoint->gguf() != nullptr
+                       ? Result<TokenizerFiles>(detail::tokenizer_files_inside(*checkpoint->gguf()))
+                       : detail::tokenizer_files_beside(folder ? path : path.parent_path());
+  if (!tokenizer) return tokenizer.error();
+  std::string note = detail::weights_note(*checkpoint);
+  return ModelSource{std::move(checkpoint).value(), std::move(tokenizer).value(), std::move(note)};
+}
+
+// Errors: those of open_source and load_artefact.
 [[nodiscard]] inline Result<ModelFile> open_model(const std::filesystem::path& path) {
   if (detail::is_artefact(path)) {
     auto artefact = load_artefact(path);
@@ -98,19 +126,12 @@ namespace detail {
     return ModelFile{std::move(artefact->model), std::move(artefact->tokenizer), "artefact",
                      artefact->provenance.float_weights};
   }
-  const auto source = Checkpoint::open(path);
+  auto source = open_source(path);
   if (!source) return source.error();
-  auto model = llama::read_model(*source);
+  auto model = llama::read_model(source->checkpoint);
   if (!model) return model.error();
-  std::error_code ignored;
-  const bool folder = std::filesystem::is_directory(path, ignored);
-  auto tokenizer = source->gguf() != nullptr
-                       ? Result<TokenizerFiles>(detail::tokenizer_files_inside(*source->gguf()))
-                       : detail::tokenizer_files_beside(folder ? path : path.parent_path());
-  if (!tokenizer) return tokenizer.error();
-  return ModelFile{std::move(model).value(), std::move(tokenizer).value(),
-                   source->gguf() != nullptr ? "gguf" : "safetensors",
-                   detail::weights_note(*source)};
+  return ModelFile{std::move(model).value(), std::move(source->tokenizer), source->kind(),
+                   std::move(source->weights_note)};
 }
 
 // Only what a tokenizer is made from: a folder needs no weights, and a GGUF's stay where they are.
@@ -118,7 +139,7 @@ namespace detail {
     const std::filesystem::path& path) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) return detail::tokenizer_files_beside(path);
-  if (path.extension() == ".gguf") {
+  if (path.extension() == ".gguf" && !detail::is_artefact(path)) {
     const auto file = Gguf::open(path);
     if (!file) return file.error();
     return detail::tokenizer_files_inside(*file);

@@ -28,9 +28,9 @@ struct AttentionKernels {
                float* total, float* total_maximum, float* total_sum) noexcept;
   void (*scale)(const float* x, int count, float factor, float* y) noexcept;
   Extremes (*extremes)(const float* x, int count) noexcept;
-  void (*round_group)(const float* x, int count, const Rounding& r, std::uint8_t* codes) noexcept;
+  void (*round_group)(const float* x, int count, const KvRounding& r, std::uint8_t* codes) noexcept;
   RoundingSums (*rounding_sums)(const float* x, int count, float scale,
-                                const Rounding& r) noexcept;
+                                const KvRounding& r) noexcept;
   std::array<ReadKeys, 9> keys, channel_keys;  // by bits
   std::array<ReadValues, 9> values;
 };

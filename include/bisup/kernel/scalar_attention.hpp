@@ -23,7 +23,7 @@ struct Extremes {
 };
 
 // How one group is rounded: code = clamp(round(x * inverse), low, high) + zero.
-struct Rounding {
+struct KvRounding {
   float inverse, low, high;
   int zero;
 };
@@ -41,7 +41,7 @@ BISUP_SCALAR inline Extremes extremes(const float* x, int count) noexcept {
   return e;
 }
 
-BISUP_SCALAR inline void round_group(const float* x, int count, const Rounding& r,
+BISUP_SCALAR inline void round_group(const float* x, int count, const KvRounding& r,
                                      std::uint8_t* codes) noexcept {
   for (int i = 0; i < count; ++i) {
     const float level = std::min(std::max(std::nearbyint(x[i] * r.inverse), r.low), r.high);
@@ -57,7 +57,7 @@ BISUP_SCALAR inline float joined(float (&sum)[16]) noexcept {
   return sum[0];
 }
 BISUP_SCALAR inline RoundingSums rounding_sums(const float* x, int count, float scale,
-                                               const Rounding& r) noexcept {
+                                               const KvRounding& r) noexcept {
   float error[16] = {}, square[16] = {}, product[16] = {};
   for (int i = 0; i < count; ++i) {
     const float level = std::min(std::max(std::nearbyint(x[i] * r.inverse), r.low), r.high);

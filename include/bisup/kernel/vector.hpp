@@ -5,13 +5,16 @@
 // ops/ has their entrances, one file each.
 
 #include <array>
+#include <cstdint>
 
 #include <bisup/kernel/avx2/exponential.hpp>
 #include <bisup/kernel/avx2/hadamard.hpp>
 #include <bisup/kernel/avx2/rows.hpp>
+#include <bisup/kernel/avx2/sign_product.hpp>
 #include <bisup/kernel/avx512/exponential.hpp>
 #include <bisup/kernel/avx512/hadamard.hpp>
 #include <bisup/kernel/avx512/rows.hpp>
+#include <bisup/kernel/avx512/sign_product.hpp>
 #include <bisup/kernel/dispatch.hpp>
 #include <bisup/kernel/scalar_vector.hpp>
 
@@ -24,21 +27,26 @@ struct VectorKernels {
   void (*swiglu)(const float* gate, const float* up, int count, float* y) noexcept;
   void (*softmax)(float* x, int count) noexcept;
   void (*hadamard)(float* x, int n, float scale) noexcept;
+  void (*hadamard_runs)(float* x, int n, int run, float scale) noexcept;
+  void (*sign_product)(float* x, int k, const std::uint8_t* signs, int width, float scale,
+                       float* scratch) noexcept;
 };
 
 template <class T = float>
 inline constexpr std::array vector_kernel_table = {
 #if BISUP_X86
-    Entry<VectorKernels>{Target::avx512,
-                         {avx512::rms_norm, avx512::rope, avx512::add, avx512::swiglu,
-                          avx512::softmax, avx512::hadamard}},
     Entry<VectorKernels>{
-        Target::avx2,
-        {avx2::rms_norm, avx2::rope, avx2::add, avx2::swiglu, avx2::softmax, avx2::hadamard}},
+        Target::avx512,
+        {avx512::rms_norm, avx512::rope, avx512::add, avx512::swiglu, avx512::softmax,
+         avx512::hadamard, avx512::hadamard_runs, avx512::sign_product}},
+    Entry<VectorKernels>{Target::avx2,
+                         {avx2::rms_norm, avx2::rope, avx2::add, avx2::swiglu, avx2::softmax,
+                          avx2::hadamard, avx2::hadamard_runs, avx2::sign_product}},
 #endif
-    Entry<VectorKernels>{Target::scalar,
-                         {scalar::rms_norm, scalar::rope, scalar::add, scalar::swiglu,
-                          scalar::softmax, scalar::hadamard}},
+    Entry<VectorKernels>{
+        Target::scalar,
+        {scalar::rms_norm, scalar::rope, scalar::add, scalar::swiglu, scalar::softmax,
+         scalar::hadamard, scalar::hadamard_runs, scalar::sign_product}},
 };
 
 template <class T = float>

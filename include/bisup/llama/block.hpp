@@ -1,8 +1,8 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What does one transformer block compute? forward() reads in the model's order and is the only
-// forward pass there is: float and quantized weights, any cache, prefill and decode. The dense
+// What does one transformer block compute? forward() is five steps in the model's order and the
+// only forward pass there is: float and quantized weights, any cache, prefill and decode. The dense
 // block with an exact cache is the oracle of every other.
 
 #include <span>
@@ -69,25 +69,32 @@ inline void norm_heads(MatrixRef<float> x, int head_dim, std::span<const float> 
   rms_norm(heads, weight, eps, heads, pool);
 }
 
-// x: [tokens, hidden], in place: x += attention(norm(x)); x += mlp(norm(x)).
-template <Linear W, AttentionCache C, class Observer = None>
-void forward(const BlockShape& shape, const BlockWeights<W>& w, const RopeTable& rope, int layer,
-             const Batch& batch, C& cache, Scratch& s, ThreadPool& pool, MatrixRef<float> x,
-             Observer&& observe = {}) {
-  const int tokens = batch.tokens;
-  const auto shaped = [tokens](Matrix<float>& m, int cols) {
-    return m.resize(tokens, cols), m.ref();
-  };
-  observe(Site::block_input, x);
+namespace detail {
 
-  const auto normed = shaped(s.normed, shape.hidden);  // [tokens, hidden]
+inline MatrixRef<float> shaped(Matrix<float>& m, int tokens, int cols) {
+  m.resize(tokens, cols);
+  return m.ref();
+}
+
+}  // namespace detail
+
+// The five steps of a block, which calibration takes one by one. Each leaves its result, and the
+// input that its linears read, in the scratch. x is the residual stream, [tokens, hidden].
+
+// s.q, s.k, s.v: after the per-head norms and RoPE.
+template <Linear W, class Observer = None>
+void project_attention(const BlockShape& shape, const BlockWeights<W>& w, const RopeTable& rope,
+                       const Batch& batch, Scratch& s, ThreadPool& pool, MatrixRef<const float> x,
+                       Observer&& observe = {}) {
+  const int tokens = batch.tokens, width = shape.kv_heads * shape.head_dim;
+  const auto normed = detail::shaped(s.normed, tokens, shape.hidden);  // [tokens, hidden]
   rms_norm(x, w.norms.attention, shape.norm_eps, normed, pool);
   observe(Site::attention_input, normed);
   s.input.prepare(normed, w.inputs.attention, pool);
 
-  const auto q = shaped(s.q, shape.heads * shape.head_dim);     // [tokens, heads * head_dim]
-  const auto k = shaped(s.k, shape.kv_heads * shape.head_dim);  // [tokens, kv_heads * head_dim]
-  const auto v = shaped(s.v, shape.kv_heads * shape.head_dim);
+  const auto q = detail::shaped(s.q, tokens, shape.heads * shape.head_dim);
+  const auto k = detail::shaped(s.k, tokens, width);  // [tokens, kv_heads * head_dim]
+  const auto v = detail::shaped(s.v, tokens, width);
   w.q.apply(s.input, q, pool);
   w.k.apply(s.input, k, pool);
   w.v.apply(s.input, v, pool);
@@ -96,29 +103,65 @@ void forward(const BlockShape& shape, const BlockWeights<W>& w, const RopeTable&
   rope.rotate(q, batch.first_position, pool);
   rope.rotate(k, batch.first_position, pool);
   observe(Site::queries, q), observe(Site::keys, k), observe(Site::values, v);
+}
 
-  const auto attended =
-      shaped(s.attended, shape.heads * shape.head_dim);  // [tokens, heads * head_dim]
-  cache.append(layer, k, v);
-  cache.attend(layer, q, attended, pool);
+// s.attended, of s.q, s.k and s.v.
+template <AttentionCache C, class Observer = None>
+void attend(const BlockShape& shape, int layer, const Batch& batch, C& cache, Scratch& s,
+            ThreadPool& pool, Observer&& observe = {}) {
+  const auto attended = detail::shaped(s.attended, batch.tokens, shape.heads * shape.head_dim);
+  cache.append(layer, s.k.ref(), s.v.ref());
+  cache.attend(layer, s.q.ref(), attended, pool);
   observe(Site::output_input, attended);
+}
+
+// x += o(attended).
+template <Linear W>
+void add_attention(const BlockShape& shape, const BlockWeights<W>& w, MatrixRef<const float> attended,
+                   Scratch& s, ThreadPool& pool, MatrixRef<float> x) {
   s.input.prepare(attended, w.inputs.output, pool);
-  const auto delta = shaped(s.delta, shape.hidden);  // [tokens, hidden]
+  const auto delta = detail::shaped(s.delta, x.rows(), shape.hidden);  // [tokens, hidden]
   w.o.apply(s.input, delta, pool);
   add(delta, x, pool);
+}
 
+// s.gate = silu(gate) * up.
+template <Linear W, class Observer = None>
+void project_mlp(const BlockShape& shape, const BlockWeights<W>& w, Scratch& s, ThreadPool& pool,
+                 MatrixRef<const float> x, Observer&& observe = {}) {
+  const auto normed = detail::shaped(s.normed, x.rows(), shape.hidden);
   rms_norm(x, w.norms.mlp, shape.norm_eps, normed, pool);
   observe(Site::mlp_input, normed);
   s.input.prepare(normed, w.inputs.mlp, pool);
-  const auto gate = shaped(s.gate, shape.intermediate);  // [tokens, intermediate]
-  const auto up = shaped(s.up, shape.intermediate);
+  const auto gate = detail::shaped(s.gate, x.rows(), shape.intermediate);  // [tokens, intermediate]
+  const auto up = detail::shaped(s.up, x.rows(), shape.intermediate);
   w.gate.apply(s.input, gate, pool);
   w.up.apply(s.input, up, pool);
-  swiglu(gate, up, gate, pool);  // silu(gate) * up
+  swiglu(gate, up, gate, pool);
   observe(Site::down_input, gate);
-  s.input.prepare(gate, w.inputs.down, pool);
+}
+
+// x += down(s.gate).
+template <Linear W>
+void add_mlp(const BlockShape& shape, const BlockWeights<W>& w, Scratch& s, ThreadPool& pool,
+             MatrixRef<float> x) {
+  s.input.prepare(s.gate.ref(), w.inputs.down, pool);
+  const auto delta = detail::shaped(s.delta, x.rows(), shape.hidden);
   w.down.apply(s.input, delta, pool);
   add(delta, x, pool);
+}
+
+// x: [tokens, hidden], in place: x += attention(norm(x)); x += mlp(norm(x)).
+template <Linear W, AttentionCache C, class Observer = None>
+void forward(const BlockShape& shape, const BlockWeights<W>& w, const RopeTable& rope, int layer,
+             const Batch& batch, C& cache, Scratch& s, ThreadPool& pool, MatrixRef<float> x,
+             Observer&& observe = {}) {
+  observe(Site::block_input, x);
+  project_attention(shape, w, rope, batch, s, pool, x, observe);
+  attend(shape, layer, batch, cache, s, pool, observe);
+  add_attention(shape, w, s.attended.ref(), s, pool, x);
+  project_mlp(shape, w, s, pool, x, observe);
+  add_mlp(shape, w, s, pool, x);
   observe(Site::block_output, x);
 }
 

@@ -7,9 +7,10 @@
 
 #include <concepts>
 #include <cstddef>
+#include <memory>
+#include <optional>
 #include <span>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <bisup/core/contract.hpp>
@@ -17,6 +18,8 @@
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/llama/activation.hpp>
 #include <bisup/llama/dense_tensor.hpp>
+#include <bisup/llama/weights.hpp>
+#include <bisup/ops/add.hpp>
 #include <bisup/ops/dequantize.hpp>
 #include <bisup/ops/gemm.hpp>
 #include <bisup/ops/gemm_dense.hpp>
@@ -75,44 +78,77 @@ struct PackedLinear {
   }
 };
 
-// The run-time form, which the model is made of.
+// What is added to a linear to make up for its rounding: y += (x a^T) b^T, x before it was rounded.
+struct Branch {
+  Weights a, b;  // [rank, in], [out, rank]
+
+  [[nodiscard]] std::size_t bytes() const { return llama::bytes(a) + llama::bytes(b); }
+  void apply(const Activation& x, MatrixRef<float> y, ThreadPool& pool) const {
+    static thread_local Matrix<float> inner, sum;
+    inner.resize(y.rows(), rows(a)), sum.resize(y.rows(), y.cols());
+    multiply(a, x.exact(), inner.ref(), pool);  // [tokens, rank]
+    multiply(b, inner.ref(), sum.ref(), pool);
+    add(sum.ref(), y, pool);
+  }
+};
+
+// The run-time form, which the model is made of: weights, of which the last input channels may be
+// keepers, stored apart in 8 bits; a bias; a low-rank branch.
 class AnyLinear {
  public:
   AnyLinear() = default;
-  explicit AnyLinear(DenseTensor weights, std::vector<float> bias = {})
-      : weights_(std::move(weights)), bias_(std::move(bias)) {
+  explicit AnyLinear(Weights weights, std::vector<float> bias = {},
+                     std::optional<AnyPackedTensor> keepers = {})
+      : weights_(std::move(weights)), keepers_(std::move(keepers)), bias_(std::move(bias)) {
     BISUP_EXPECTS(bias_.empty() || static_cast<int>(bias_.size()) == out());
-  }
-  explicit AnyLinear(AnyPackedTensor weights, std::vector<float> bias = {})
-      : weights_(std::move(weights)), bias_(std::move(bias)) {
-    BISUP_EXPECTS(bias_.empty() || static_cast<int>(bias_.size()) == out());
+    BISUP_EXPECTS(!keepers_ || (packed() != nullptr && keepers_->rows() == out()));
   }
 
-  [[nodiscard]] int in() const { return dense() ? dense()->view.cols : packed()->cols(); }
-  [[nodiscard]] int out() const { return dense() ? dense()->view.rows : packed()->rows(); }
+  [[nodiscard]] int in() const { return cols(weights_) + (keepers_ ? keepers_->cols() : 0); }
+  [[nodiscard]] int out() const { return rows(weights_); }
   void apply(const Activation& x, MatrixRef<float> y, ThreadPool& pool) const {
-    if (dense()) {
-      multiply(dense()->view, x.values(), y, pool);
+    if (packed() != nullptr && x.is_integer()) {
+      gemm(packed()->panels(), x.integers(), y, pool);
+      if (keepers_) gemm(keepers_->panels(), x.keeper_integers(), y, Into::add, pool);
     } else {
-      llama::apply(packed()->panels(), x, y, pool);
+      const int body = cols(weights_);
+      multiply(weights_, x.values().cols(0, body), y, pool);
+      if (keepers_) add_keepers(x.values().cols(body, keepers_->cols()), y, pool);
     }
+    if (branch_) branch_->apply(x, y, pool);
     add_bias(bias_, y);
   }
+  void set_branch(Branch branch) {
+    BISUP_EXPECTS(cols(branch.a) == in() && rows(branch.b) == out() &&
+                  rows(branch.a) == cols(branch.b));
+    branch_ = std::make_shared<const Branch>(std::move(branch));
+  }
 
-  [[nodiscard]] const DenseTensor* dense() const noexcept {
-    return std::get_if<DenseTensor>(&weights_);
+  [[nodiscard]] const Weights& weights() const noexcept { return weights_; }
+  [[nodiscard]] const DenseTensor* dense() const noexcept { return llama::dense(weights_); }
+  [[nodiscard]] const AnyPackedTensor* packed() const noexcept { return llama::packed(weights_); }
+  [[nodiscard]] const AnyPackedTensor* keepers() const noexcept {
+    return keepers_ ? &*keepers_ : nullptr;
   }
-  [[nodiscard]] const AnyPackedTensor* packed() const noexcept {
-    return std::get_if<AnyPackedTensor>(&weights_);
-  }
+  [[nodiscard]] const Branch* branch() const noexcept { return branch_.get(); }
   [[nodiscard]] const std::vector<float>& bias() const noexcept { return bias_; }
   // What is read to apply it once: all that is stored.
   [[nodiscard]] std::size_t bytes() const {
-    return (dense() ? dense()->view.bytes() : packed()->bytes()) + bias_.size() * sizeof(float);
+    return llama::bytes(weights_) + (keepers_ ? keepers_->bytes() : 0) +
+           (branch_ ? branch_->bytes() : 0) + bias_.size() * sizeof(float);
   }
 
  private:
-  std::variant<DenseTensor, AnyPackedTensor> weights_;
+  void add_keepers(MatrixRef<const float> x, MatrixRef<float> y, ThreadPool& pool) const {
+    static thread_local Matrix<float> sum;
+    sum.resize(y.rows(), y.cols());
+    multiply(keepers_->panels(), x, sum.ref(), pool);
+    add(sum.ref(), y, pool);
+  }
+
+  Weights weights_;
+  std::optional<AnyPackedTensor> keepers_;
+  std::shared_ptr<const Branch> branch_;
   std::vector<float> bias_;
 };
 

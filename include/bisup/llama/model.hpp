@@ -53,6 +53,15 @@ inline constexpr NamedLinear named_linears[] = {
     {"mlp.up_proj", &BlockWeights<AnyLinear>::up, &InputForms::mlp},
     {"mlp.down_proj", &BlockWeights<AnyLinear>::down, &InputForms::down},
 };
+// What they read.
+struct NamedInput {
+  const char* name;
+  InputForm InputForms::*input;
+};
+inline constexpr NamedInput named_inputs[] = {{"attention", &InputForms::attention},
+                                              {"output", &InputForms::output},
+                                              {"mlp", &InputForms::mlp},
+                                              {"down", &InputForms::down}};
 struct NamedNorm {
   const char* name;  // "input_layernorm"
   std::vector<float> Norms::*norm;

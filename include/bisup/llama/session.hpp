@@ -17,6 +17,18 @@
 
 namespace bisup::llama {
 
+// Are these tokens the model's? A tokenizer that lies beside other weights can make ids that their
+// vocabulary ends before. Errors: out_of_range.
+[[nodiscard]] inline Result<void> check_ids(std::span<const int> ids, const Config& config) {
+  for (const int id : ids) {
+    if (id >= 0 && id < config.vocab_size) continue;
+    return Error{Errc::out_of_range, "token " + std::to_string(id) + " is none of the model's " +
+                                         std::to_string(config.vocab_size) +
+                                         ": the tokenizer belongs to other weights"};
+  }
+  return {};
+}
+
 class Session {
  public:
   // As the model says: its own policy.

@@ -56,17 +56,17 @@ struct GemmTasks {
     across = (shape.row_tiles() + panels - 1) / panels;
   }
   [[nodiscard]] constexpr int count() const { return across * down; }
-  [[nodiscard]] constexpr GemmRange range(int task, const PackedShape& shape,
-                                          int token_count) const {
+  [[nodiscard]] constexpr GemmRange range(int task, const PackedShape& shape, int token_count,
+                                          Into into = Into::replace) const {
     const int panel = task / down * panels, token = task % down * tokens;
     return {panel, std::min(panel + panels, shape.row_tiles()), token,
-            std::min(token + tokens, token_count)};
+            std::min(token + tokens, token_count), into};
   }
 };
 
-// y[t, r] = sum over c of w[r, c] x[t, c], with x as quantized for w's groups. The same bits for
-// any number of threads and whatever other tokens share the call.
-inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
+// y[t, r] = sum over c of w[r, c] x[t, c], with x as quantized for w's groups, or y + that. The same
+// bits for any number of threads and whatever other tokens share the call.
+inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, Into into,
                  ThreadPool& pool) {
   const PackedShape& shape = w.shape;
   BISUP_EXPECTS(x.cols == shape.cols && x.padded_cols == shape.padded_cols() &&
@@ -77,7 +77,11 @@ inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float
   const GemmFn kernel = gemm_kernel(shape.format, active_target()).function;
   const GemmTasks tasks(shape, x.tokens);
   pool.parallel_for(tasks.count(),
-                    [&](int task, int) { kernel(w, x, y, tasks.range(task, shape, x.tokens)); });
+                    [&](int task, int) { kernel(w, x, y, tasks.range(task, shape, x.tokens, into)); });
+}
+inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
+                 ThreadPool& pool) {
+  gemm(w, x, y, Into::replace, pool);
 }
 
 #ifdef BISUP_COMPILED

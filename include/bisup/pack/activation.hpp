@@ -21,6 +21,9 @@ struct ActivationFormat {
   friend constexpr bool operator==(const ActivationFormat&, const ActivationFormat&) = default;
 };
 
+// One scale a token: what keeper channels and an 8-bit lm_head read.
+inline constexpr ActivationFormat int8_token{.bits = 8, .group = 0, .token_scales = true};
+
 struct ActivationView {
   const std::int8_t* codes = nullptr;  // [tokens, padded_cols]; zero in the padding
   const float* scales = nullptr;       // [tokens, scale_groups]

@@ -6,6 +6,7 @@
 // room.
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -89,11 +90,13 @@ struct Generation {
 using Emit = std::function<bool(std::string_view)>;
 
 // Continues after the session's tokens and `prompt`. The last token of the answer may not be in the
-// session. Errors: cache_full if there is no room for the prompt and one token.
+// session. Errors: cache_full if there is no room for the prompt and one token, not_finite if the
+// model answers with numbers that are none, out_of_range for ids outside its vocabulary.
 inline Result<Generation> generate(llama::Session& session, std::span<const int> prompt,
                                    const Tokenizer& tokenizer, const GenerateOptions& options,
                                    const Emit& emit) {
   BISUP_EXPECTS(!prompt.empty());
+  if (auto known = llama::check_ids(prompt, session.model().config); !known) return known.error();
   const int room = session.capacity() - session.size() - static_cast<int>(prompt.size());
   if (room < 0) {
     return Error{Errc::cache_full, "the prompt has " + std::to_string(prompt.size()) +
@@ -108,6 +111,9 @@ inline Result<Generation> generate(llama::Session& session, std::span<const int>
   std::span<const float> logits = session.next_logits(prompt);
   // The last token needs no room: it is shown, not read again.
   for (int left = std::min(options.tokens, room + 1); left > 0; --left) {
+    if (!std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); })) {
+      return Error{Errc::not_finite, "the model's logits are not finite"};
+    }
     const int id = sampler.sample(logits, history);
     if (std::find(options.eos.begin(), options.eos.end(), id) != options.eos.end()) {
       result.finish = Finish::eos;

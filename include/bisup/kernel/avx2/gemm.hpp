@@ -102,7 +102,7 @@ BISUP_ALWAYS_INLINE
 template <int Bits, bool Affine, int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 void gemm_tile(const PackedPanels& w, const ActivationView& x, float* y, std::ptrdiff_t y_stride,
-               int panel, int last_panel, int token) noexcept {
+               int panel, int last_panel, int token, bool add) noexcept {
   constexpr int tile_size = Bits * panel16::vector_bytes, halves = 2 * Panels;
   constexpr int offset = Bits == 8 ? 128 : 0;  // what multiply_step has subtracted from the codes
   const int tiles_a_row = x.padded_cols / panel16::tile_codes, groups = x.groups;
@@ -175,8 +175,12 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, float* y, std::pt
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t) {
       if (token_scales) sum[h][t] = _mm256_mul_ps(sum[h][t], _mm256_set1_ps(scales[t]));
-      if (rows > 0)
-        _mm256_maskstore_ps(y + (token + t) * y_stride + row, first_rows(rows), sum[h][t]);
+      if (rows <= 0) continue;
+      float* const at = y + (token + t) * y_stride + row;
+      if (add) {
+        sum[h][t] = _mm256_add_ps(_mm256_maskload_ps(at, first_rows(rows)), sum[h][t]);
+      }
+      _mm256_maskstore_ps(at, first_rows(rows), sum[h][t]);
     }
   }
 }
@@ -193,14 +197,15 @@ void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
   const int last = range.last_panel, tokens = range.last_token - range.first_token;
   const int heights = (tokens + highest - 1) / highest;
   const int step = tokens == 1 ? 2 : 1;  // panels
+  const bool add = range.into == Into::add;
   for (int p = range.first_panel; p < last; p += step) {
     for (int i = 0, token = range.first_token; i < heights; ++i) {
       const int height = (range.last_token - token + heights - i - 1) / (heights - i);
       switch (height) {
-        case 1: gemm_tile<Bits, Affine, 1, 2>(w, x, out, stride, p, last, token); break;
-        case 2: gemm_tile<Bits, Affine, 2, 1>(w, x, out, stride, p, last, token); break;
-        case 3: gemm_tile<Bits, Affine, 3, 1>(w, x, out, stride, p, last, token); break;
-        default: gemm_tile<Bits, Affine, 4, 1>(w, x, out, stride, p, last, token); break;
+        case 1: gemm_tile<Bits, Affine, 1, 2>(w, x, out, stride, p, last, token, add); break;
+        case 2: gemm_tile<Bits, Affine, 2, 1>(w, x, out, stride, p, last, token, add); break;
+        case 3: gemm_tile<Bits, Affine, 3, 1>(w, x, out, stride, p, last, token, add); break;
+        default: gemm_tile<Bits, Affine, 4, 1>(w, x, out, stride, p, last, token, add); break;
       }
       token += height;
     }

@@ -37,7 +37,7 @@ BISUP_OPTIMIZED inline Extremes extremes(const float* x, int count) noexcept {
 }
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
-BISUP_OPTIMIZED inline void round_group(const float* x, int count, const Rounding& r,
+BISUP_OPTIMIZED inline void round_group(const float* x, int count, const KvRounding& r,
                                         std::uint8_t* codes) noexcept {
   const __m256 inverse = _mm256_set1_ps(r.inverse), low = _mm256_set1_ps(r.low),
                high = _mm256_set1_ps(r.high);
@@ -66,7 +66,7 @@ BISUP_ALWAYS_INLINE float joined(__m256 low, __m256 high) noexcept {
 }
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED inline RoundingSums rounding_sums(const float* x, int count, float scale,
-                                                  const Rounding& r) noexcept {
+                                                  const KvRounding& r) noexcept {
   const __m256 inverse = _mm256_set1_ps(r.inverse), low = _mm256_set1_ps(r.low),
                high = _mm256_set1_ps(r.high), step = _mm256_set1_ps(scale);
   __m256 error[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};

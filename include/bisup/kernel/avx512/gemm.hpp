@@ -43,7 +43,7 @@ BISUP_ALWAYS_INLINE
 template <int Bits, bool Affine, int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 void gemm_tile(const PackedPanels& w, const ActivationView& x, float* y, std::ptrdiff_t y_stride,
-               int panel, int last_panel, int token) noexcept {
+               int panel, int last_panel, int token, bool add) noexcept {
   constexpr int tile_size = Bits * panel16::vector_bytes;
   const int tiles_a_row = x.padded_cols / panel16::tile_codes, groups = x.groups;
   const int group_tiles =
@@ -124,7 +124,9 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, float* y, std::pt
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t) {
       if (token_scales) sum[p][t] = _mm512_mul_ps(sum[p][t], _mm512_set1_ps(scales[t]));
-      _mm512_mask_storeu_ps(y + (token + t) * y_stride + row, mask, sum[p][t]);
+      float* const at = y + (token + t) * y_stride + row;
+      if (add) sum[p][t] = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sum[p][t]);
+      _mm512_mask_storeu_ps(at, mask, sum[p][t]);
     }
   }
 }
@@ -141,16 +143,17 @@ void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
   const int last = range.last_panel, tokens = range.last_token - range.first_token;
   const int heights = (tokens + highest - 1) / highest;
   const int step = tokens <= 2 ? 4 : 2;  // panels
+  const bool add = range.into == Into::add;
   for (int p = range.first_panel; p < last; p += step) {
     for (int i = 0, token = range.first_token; i < heights; ++i) {
       const int height = (range.last_token - token + heights - i - 1) / (heights - i);
       switch (height) {
-        case 1: gemm_tile<Bits, Affine, 1, 4>(w, x, out, stride, p, last, token); break;
-        case 2: gemm_tile<Bits, Affine, 2, 4>(w, x, out, stride, p, last, token); break;
-        case 3: gemm_tile<Bits, Affine, 3, 2>(w, x, out, stride, p, last, token); break;
-        case 4: gemm_tile<Bits, Affine, 4, 2>(w, x, out, stride, p, last, token); break;
-        case 5: gemm_tile<Bits, Affine, 5, 2>(w, x, out, stride, p, last, token); break;
-        default: gemm_tile<Bits, Affine, 6, 2>(w, x, out, stride, p, last, token); break;
+        case 1: gemm_tile<Bits, Affine, 1, 4>(w, x, out, stride, p, last, token, add); break;
+        case 2: gemm_tile<Bits, Affine, 2, 4>(w, x, out, stride, p, last, token, add); break;
+        case 3: gemm_tile<Bits, Affine, 3, 2>(w, x, out, stride, p, last, token, add); break;
+        case 4: gemm_tile<Bits, Affine, 4, 2>(w, x, out, stride, p, last, token, add); break;
+        case 5: gemm_tile<Bits, Affine, 5, 2>(w, x, out, stride, p, last, token, add); break;
+        default: gemm_tile<Bits, Affine, 6, 2>(w, x, out, stride, p, last, token, add); break;
       }
       token += height;
     }

@@ -30,7 +30,7 @@ BISUP_OPTIMIZED inline Extremes extremes(const float* x, int count) noexcept {
 }
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
-BISUP_OPTIMIZED inline void round_group(const float* x, int count, const Rounding& r,
+BISUP_OPTIMIZED inline void round_group(const float* x, int count, const KvRounding& r,
                                         std::uint8_t* codes) noexcept {
   const __m512 inverse = _mm512_set1_ps(r.inverse), low = _mm512_set1_ps(r.low),
                high = _mm512_set1_ps(r.high);
@@ -55,7 +55,7 @@ BISUP_ALWAYS_INLINE float joined(__m512 sum) noexcept {
 }
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_OPTIMIZED inline RoundingSums rounding_sums(const float* x, int count, float scale,
-                                                  const Rounding& r) noexcept {
+                                                  const KvRounding& r) noexcept {
   const __m512 inverse = _mm512_set1_ps(r.inverse), low = _mm512_set1_ps(r.low),
                high = _mm512_set1_ps(r.high), step = _mm512_set1_ps(scale);
   __m512 error = _mm512_setzero_ps(), square = error, product = error;

@@ -1,0 +1,33 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// On what does `bisup quantize` calibrate? The options that say so, and the samples they give.
+
+#include <CLI/CLI.hpp>
+
+#include <bisup/calibrate/samples.hpp>
+#include <bisup/core/result.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/io/checkpoint.hpp>
+#include <bisup/io/tokenizer_files.hpp>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace command {
+
+struct CalibrationOptions {
+  std::string text;
+  int self_generate = 0;  // sequences
+  bisup::SampleOptions samples;
+};
+void add_calibration_options(CLI::App& sub, CalibrationOptions& options);
+
+struct CalibrationData {
+  bisup::Samples samples;
+  nlohmann::json provenance;  // what an artefact remembers of them
+};
+[[nodiscard]] bisup::Result<CalibrationData> read_calibration(
+    const CalibrationOptions& options, const bisup::io::Checkpoint& source,
+    const bisup::io::TokenizerFiles& tokenizer, bisup::ThreadPool& pool);
+
+}  // namespace command

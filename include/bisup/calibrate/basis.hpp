@@ -1,0 +1,135 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// In which basis does calibration see the model? ModelBasis turns embeddings, blocks and lm_head into
+// the recipe's basis before anything is rounded; in float that changes nothing (transform/merge.hpp).
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <bisup/calibrate/recipe.hpp>
+#include <bisup/core/matrix.hpp>
+#include <bisup/core/result.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/llama/model.hpp>
+#include <bisup/transform/float_block.hpp>
+#include <bisup/transform/hadamard.hpp>
+#include <bisup/transform/merge.hpp>
+#include <bisup/transform/random_signs.hpp>
+
+namespace bisup {
+
+// One block as plain matrices, and what its inputs go through at run time.
+struct BasisBlock {
+  FloatBlock<float> weights;
+  llama::InputForms inputs;
+};
+
+// The block's linears as views of its matrices, which must outlive them.
+[[nodiscard]] inline llama::BlockWeights<llama::AnyLinear> dense_view(const BasisBlock& block) {
+  const auto linear = [](const FloatLinear<float>& l) {
+    const DenseView view{l.weights.data(), DType::f32, l.weights.rows(), l.weights.cols()};
+    return llama::AnyLinear(llama::DenseTensor{view}, l.bias);
+  };
+  const FloatBlock<float>& w = block.weights;
+  return {linear(w.q),
+          linear(w.k),
+          linear(w.v),
+          linear(w.o),
+          linear(w.gate),
+          linear(w.up),
+          linear(w.down),
+          {w.attention_norm, w.mlp_norm, w.query_norm, w.key_norm},
+          block.inputs};
+}
+
+class ModelBasis {
+ public:
+  // Rotations fall back to blocks, or to nothing across heads, where no Hadamard matrix has the
+  // model's sizes (transform/hadamard.hpp). `seed`: of the random signs.
+  static Result<ModelBasis> make(const llama::Config& c, Basis basis, std::uint64_t seed) {
+    ModelBasis made;
+    made.shape_ = {c.hidden_size, c.heads,    c.kv_heads, c.head_dim,
+                   c.intermediate_size, c.norm_eps};
+    if (basis != Basis::rotated) return made;
+    made.rotates_ = true;
+    auto residual = RandomizedHadamard::make(widest_hadamard(c.hidden_size), seed);
+    if (!residual) return residual.error();
+    made.residual_ = std::move(residual).value();
+    auto values = Hadamard::make(widest_hadamard(c.head_dim));
+    if (!values) return values.error();
+    made.values_ = std::move(values).value();
+    auto across = Hadamard::make(across_heads(c.heads, c.head_dim));
+    if (!across) return across.error();
+    made.output_ = std::move(across).value();
+    auto down = Hadamard::make(widest_hadamard(c.intermediate_size));
+    if (!down) return down.error();
+    made.down_ = std::move(down).value();
+    return made;
+  }
+
+  [[nodiscard]] bool rotates() const noexcept { return rotates_; }
+
+  // One row of the residual stream, [hidden].
+  void rotate(std::span<float> row) const {
+    if (rotates_) residual_.apply(row);
+  }
+
+  // The embeddings as the quantized model stores them: f16, in this basis.
+  [[nodiscard]] llama::DenseTensor stored_rows(const llama::DenseTensor& embedding,
+                                               ThreadPool& pool) const {
+    if (!rotates_) return llama::as_half(embedding);
+    Matrix<float> rows = llama::as_matrix(embedding.view);
+    rotate_rows(rows.ref(), residual_, pool);
+    return llama::as_half(llama::dense_tensor(std::move(rows)));
+  }
+
+  // lm_head, [vocab, hidden]; the final norm's weight moves into it.
+  void change_head(MatrixRef<float> head, std::vector<float>& final_norm, ThreadPool& pool) const {
+    if (!rotates_) return;
+    fold_final_norm<float>(head, final_norm);
+    rotate_rows(head, residual_, pool);
+  }
+
+  void change(BasisBlock& block, ThreadPool& pool) const {
+    if (!rotates_) return;
+    fold_norms(block.weights);
+    rotate_residual(block.weights, residual_, pool);
+    rotate_values(block.weights, shape_, values_, pool);
+    absorb_input_rotation(block.weights.o.weights.ref(), output_, pool);
+    absorb_input_rotation(block.weights.down.weights.ref(), down_, pool);
+    block.inputs.output.rotation = output_;
+    block.inputs.down.rotation = down_;
+  }
+
+ private:
+  BlockShape shape_;
+  bool rotates_ = false;
+  RandomizedHadamard residual_;
+  Hadamard values_;         // of each head's values, folded into v and o
+  Hadamard output_, down_;  // applied at run time to the inputs of o and down
+};
+
+// Errors: those of the source, not_finite.
+template <llama::TensorSource S>
+Result<BasisBlock> read_basis_block(const S& source, int layer, const ModelBasis& basis,
+                                    ThreadPool& pool) {
+  auto read = llama::read_block(source, layer);
+  if (!read) return read.error();
+  BasisBlock block;
+  FloatBlock<float>& w = block.weights;
+  FloatLinear<float>* const into[] = {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down};
+  for (std::size_t i = 0; i < std::size(into); ++i) {
+    const llama::AnyLinear& linear = read.value().*llama::named_linears[i].linear;
+    *into[i] = {llama::as_matrix(linear.dense()->view), linear.bias()};
+  }
+  w.attention_norm = std::move(read->norms.attention), w.mlp_norm = std::move(read->norms.mlp);
+  w.query_norm = std::move(read->norms.query), w.key_norm = std::move(read->norms.key);
+  basis.change(block, pool);
+  return block;
+}
+
+}  // namespace bisup

@@ -1,0 +1,344 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How does one float block become a quantized one? Its float outputs are the teacher; its inputs are
+// those that the quantized blocks before it really give. Transform, clips, rounding, and the block
+// runs once more as it will run, which moves both streams on. calibrator.hpp goes from block to block.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <bisup/calibrate/basis.hpp>
+#include <bisup/calibrate/block_pass.hpp>
+#include <bisup/calibrate/block_report.hpp>
+#include <bisup/calibrate/clip_choice.hpp>
+#include <bisup/calibrate/recipe.hpp>
+#include <bisup/calibrate/round_block.hpp>
+#include <bisup/calibrate/round_to_nearest.hpp>
+#include <bisup/calibrate/statistics.hpp>
+#include <bisup/calibrate/stream.hpp>
+#include <bisup/calibrate/tune_block.hpp>
+#include <bisup/core/result.hpp>
+#include <bisup/core/scheme.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/transform/permutation.hpp>
+#include <bisup/transform/smoothing.hpp>
+#include <bisup/transform/smoothing_scales.hpp>
+
+namespace bisup {
+
+struct FinishedBlock {
+  Block weights;
+  std::vector<KvEntry> kv;  // [kv_heads]; empty: an exact cache
+  BlockReport report;
+};
+
+// The residual stream of the float model and of the quantized one: the crops, then the held-out
+// crops.
+struct Streams {
+  Stream exact, quantized;
+  int crops = 0;
+};
+
+class BlockCalibrator {
+ public:
+  // `longest`: tokens of the longest crop. Both references must outlive it.
+  BlockCalibrator(const llama::Config& config, const Scheme& scheme, const Recipe& recipe,
+                  int longest, ThreadPool& pool)
+      : config_(config),
+        scheme_(scheme),
+        recipe_(recipe),
+        longest_(longest),
+        rope_(config, longest),
+        pool_(pool) {}
+
+  // The cache's policy without what is chosen by layer.
+  [[nodiscard]] KvPolicy policy() const {
+    KvPolicy policy = KvPolicy::of(scheme_);
+    const bool power_of_two = (config_.head_dim & (config_.head_dim - 1)) == 0;
+    policy.rotate_keys = recipe_.basis == Basis::rotated && scheme_.key_bits < 16 && power_of_two;
+    return policy;
+  }
+
+  // `block` is in the recipe's basis. Moves both streams behind it. Errors: not_finite (activations
+  // or weights), out_of_memory.
+  Result<FinishedBlock> run(int layer, BasisBlock block, Streams& streams) {
+    FinishedBlock done;
+    done.report.layer = layer;
+    for (std::size_t i = 0; i < 4; ++i) done.report.inputs[i].name = llama::named_inputs[i].name;
+
+    auto exact = pass({});
+    if (!exact) return exact.error();
+    const auto statistics = teach(dense_view(block), *exact, streams);
+    if (!statistics) return statistics.error();
+    const SitePower power = transform(block, *statistics, done.report);
+    Block weights = dense_view(block);
+
+    KvPolicy policy = this->policy();
+    if (auto chosen = choose_clips(weights, *exact, streams, policy, done.report); !chosen)
+      return chosen.error();
+    if (scheme_.quantizes_cache())
+      done.kv.assign(static_cast<std::size_t>(config_.kv_heads), policy.entry(0, 0, 1));
+    auto rounded = pass(policy);
+    if (!rounded) return rounded.error();
+    if (scheme_.quantizes_weights()) {
+      const bool rounded_inputs = recipe_.moments == Moments::rounded_inputs;
+      set_formats(weights, rounded_inputs, true, done.report);
+      BlockRounder rounder(recipe_, scheme_.weight_format(), pool_);
+      auto linears = rounder.run(weights, rounded_inputs ? *rounded : *exact, streams.quantized,
+                                 streams.crops);
+      if (!linears) return linears.error();
+      done.report.linears = std::move(linears).value();
+    } else {
+      weights = owned(std::move(weights));
+    }
+    set_formats(weights, true, !scheme_.quantizes_weights(), done.report);
+    done.weights = std::move(weights);
+    if (recipe_.tuning.any()) {
+      if (auto tuned = tune(done, block, power, streams); !tuned) return tuned.error();
+    }
+    auto final_pass = pass(layer_policy(done.kv));
+    if (!final_pass) return final_pass.error();
+    if (auto moved = advance(done, *final_pass, streams); !moved) return moved.error();
+    return done;
+  }
+
+ private:
+  using Statistics = std::vector<ChannelStatistics>;
+  using SitePower = std::array<std::vector<float>, 4>;  // E[x^2] of each prepared channel
+
+  Result<BlockPass> pass(const KvPolicy& policy) {
+    return BlockPass::make(config_, rope_, longest_, policy, {}, pool_);
+  }
+
+  // Moves the float stream on; what the four inputs looked like on the way.
+  Result<Statistics> teach(const Block& dense, BlockPass& pass, Streams& streams) {
+    Statistics statistics;
+    for (const auto& [name, input] : llama::named_inputs) {
+      statistics.emplace_back(input_width(dense, input));
+    }
+    Matrix<float> x;
+    for (int i = 0; i < streams.exact.samples(); ++i) {
+      streams.exact.read(i, x);
+      pass.run(dense, x.ref(), [&](int site, const llama::Activation& input) {
+        if (i < streams.crops) statistics[static_cast<std::size_t>(site)].add(input.exact());
+      });
+      if (!std::isfinite(detail::square_sum(x.ref())))
+        return Error{Errc::not_finite, "the float model's activations are not finite"};
+      streams.exact.write(i, x.ref());
+    }
+    return statistics;
+  }
+
+  static int input_width(const Block& block, llama::InputForm llama::InputForms::*input) {
+    for (const auto& named : llama::named_linears) {
+      if (named.input == input) return (block.*named.linear).in();
+    }
+    return 0;
+  }
+
+  // Dense weights that outlive the block they were views of.
+  static Block owned(Block block) {
+    for (const auto& named : llama::named_linears) {
+      llama::AnyLinear& linear = block.*named.linear;
+      linear = llama::AnyLinear(llama::dense_tensor(llama::as_matrix(linear.dense()->view)),
+                                linear.bias());
+    }
+    return block;
+  }
+
+  // Slot T as far as it depends on data: smoothing scales, then the order of channels.
+  SitePower transform(BasisBlock& block, const Statistics& statistics, BlockReport& report) const {
+    FloatBlock<float>& w = block.weights;
+    SitePower power, largest;
+    for (std::size_t site = 0; site < 4; ++site) {
+      power[site] = statistics[site].power(), largest[site] = statistics[site].largest;
+      report.inputs[site].largest_before = largest[site];
+      report.inputs[site].keepers = recipe_.keepers_of(statistics[site].channels());
+    }
+    if (recipe_.smoothing > 0) {
+      const auto smooth = [&](std::size_t site, std::initializer_list<FloatLinear<float>*> readers) {
+        const auto s = smoothing_of(largest[site], readers);
+        for (std::size_t i = 0; i < s.size(); ++i)
+          power[site][i] /= s[i] * s[i], largest[site][i] /= s[i];
+        return s;
+      };
+      smooth_attention_input<float>(w, smooth(0, {&w.q, &w.k, &w.v}));
+      smooth_mlp_input<float>(w, smooth(2, {&w.gate, &w.up}));
+    }
+    if (recipe_.basis == Basis::reordered) {
+      const auto order = [&](std::size_t site) {
+        auto permutation = Permutation::ascending<float>(power[site]);
+        permutation.apply(std::span(largest[site])), permutation.apply(std::span(power[site]));
+        return permutation;
+      };
+      const auto reorder = [&](std::size_t site, std::initializer_list<FloatLinear<float>*> readers) {
+        const Permutation permutation = order(site);
+        for (auto* linear : readers) absorb_input_rotation(linear->weights.ref(), permutation, pool_);
+        (block.inputs.*llama::named_inputs[site].input)
+            .order.assign(permutation.order().begin(), permutation.order().end());
+      };
+      reorder(0, {&w.q, &w.k, &w.v}), reorder(1, {&w.o}), reorder(2, {&w.gate, &w.up});
+      permute_intermediate(w, order(3), pool_);
+    }
+    for (std::size_t site = 0; site < 4; ++site)
+      report.inputs[site].largest_after = std::move(largest[site]);
+    return power;
+  }
+
+  // SmoothQuant's scales (arXiv 2211.10438, equation 4), their geometric mean 1.
+  [[nodiscard]] std::vector<float> smoothing_of(
+      const std::vector<float>& largest, std::initializer_list<FloatLinear<float>*> readers) const {
+    std::vector<float> weights(largest.size());
+    for (const auto* linear : readers) {
+      for (int r = 0; r < linear->weights.rows(); ++r) {
+        const float* row = linear->weights.ref().row_data(r);
+        for (std::size_t c = 0; c < weights.size(); ++c)
+          weights[c] = std::max(weights[c], std::fabs(row[c]));
+      }
+    }
+    const std::vector<float> theta(largest.size());
+    return smoothing_scales<float>(
+        smoothing_prior<float>(largest, weights, recipe_.smoothing), theta, 1.0f);
+  }
+
+  // Clips of activations and of the cache, on held-out crops of the quantized stream.
+  Result<void> choose_clips(const Block& dense, BlockPass& exact, const Streams& streams,
+                            KvPolicy& policy, BlockReport& report) {
+    constexpr int most_tokens = 1024;
+    if (recipe_.kv_clip.constant) {
+      policy.key_clip = policy.value_clip = {*recipe_.kv_clip.constant, *recipe_.kv_clip.constant};
+    }
+    if (recipe_.activation_clip.constant) {
+      for (auto& input : report.inputs) input.clip = *recipe_.activation_clip.constant;
+    }
+    const bool activations = scheme_.quantizes_activations() && !recipe_.activation_clip.constant;
+    const bool cache = scheme_.quantizes_cache() && !recipe_.kv_clip.constant;
+    if (!activations && !cache) return {};
+
+    // Tokens are taken at equal distances out of all held-out crops.
+    int tokens = 0;
+    for (int i = streams.crops; i < streams.quantized.samples(); ++i)
+      tokens += streams.quantized.length(i);
+    const int step = std::max(1, tokens / most_tokens);
+    std::array<Matrix<float>, 4> inputs;
+    std::array<int, 4> filled{};
+    Matrix<float> x;
+    for (int i = streams.crops; i < streams.quantized.samples(); ++i) {
+      streams.quantized.read(i, x);
+      exact.run(dense, x.ref(), [&](int site, const llama::Activation& input) {
+        const auto at = static_cast<std::size_t>(site);
+        const MatrixRef<const float> from = input.exact();
+        if (filled[at] == 0) inputs[at].resize(tokens / step + streams.quantized.samples(), from.cols());
+        for (int t = 0; t < from.rows(); t += step)
+          std::copy_n(from.row_data(t), from.cols(), inputs[at].row(filled[at]++).data());
+      });
+      if (cache && i == streams.crops) {
+        const llama::Scratch& s = exact.scratch();
+        const auto found = choose_kv_clips({s.q.ref(), s.k.ref(), s.v.ref()},
+                                           {.kv_heads = config_.kv_heads,
+                                            .head_dim = config_.head_dim,
+                                            .window = config_.sliding_window.value_or(0)},
+                                           policy, pool_);
+        if (!found) return found.error();
+        policy.key_clip = {found->keys.clip, found->keys.clip};
+        policy.value_clip = {found->values.clip, found->values.clip};
+      }
+    }
+    report.key_clip = policy.key_clip.high, report.value_clip = policy.value_clip.high;
+    for (std::size_t site = 0; activations && site < 4; ++site) {
+      std::vector<DenseView> readers;
+      for (const auto& named : llama::named_linears) {
+        if (named.input == llama::named_inputs[site].input)
+          readers.push_back((dense.*named.linear).dense()->view);
+      }
+      InputReport& input = report.inputs[site];
+      const auto found = choose_activation_clip(inputs[site].ref().rows(0, filled[site]),
+                                                *input_form(scheme_, false).format, input.keepers,
+                                                readers, pool_);
+      input.clip = found.clip;
+      input.clip_gain = found.unclipped > 0 ? found.damage / found.unclipped : 1;
+    }
+    return {};
+  }
+
+  // The policy of one layer.
+  [[nodiscard]] KvPolicy layer_policy(const std::vector<KvEntry>& entries) const {
+    KvPolicy policy = this->policy();
+    policy.table = entries;
+    return policy;
+  }
+
+  // Branches, clips and gains of the block, learned where the recipe says so.
+  Result<void> tune(FinishedBlock& done, const BasisBlock& floats, const SitePower& power,
+                    const Streams& streams) {
+    const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
+    auto block = simulated(done.weights, shape(), entry, policy(), pool_);
+    if (recipe_.tuning.rank > 0) {
+      if (auto started = start_branches(block, floats.weights, power, recipe_.tuning.rank, pool_);
+          !started) {
+        return started;
+      }
+    }
+    if (recipe_.tuning.block_steps > 0) {
+      const auto phase = tune_block(block, config_, {streams.quantized, streams.exact, streams.crops},
+                                    recipe_.tuning, 0, pool_);
+      done.report.tuning_gain = phase.before > 0 ? phase.best / phase.before : 1;
+    }
+    take_back(block, done.weights, done.kv);
+    return {};
+  }
+
+  [[nodiscard]] BlockShape shape() const {
+    return {config_.hidden_size, config_.heads,             config_.kv_heads,
+            config_.head_dim,    config_.intermediate_size, config_.norm_eps};
+  }
+
+  // How the inputs are rounded from now on: not at all, in floats, or to integers.
+  void set_formats(Block& block, bool rounded, bool simulate, const BlockReport& report) const {
+    for (std::size_t i = 0; i < 4; ++i) {
+      llama::InputForm& form = block.inputs.*llama::named_inputs[i].input;
+      const llama::InputForm plain = input_form(scheme_, !simulate);
+      form.format = rounded ? plain.format : std::nullopt;
+      form.simulate = plain.simulate, form.keepers = report.inputs[i].keepers;
+      if (form.format) form.format->clip = report.inputs[i].clip;
+    }
+  }
+
+  // Moves the quantized stream on and compares it with the float one.
+  Result<void> advance(FinishedBlock& done, BlockPass& pass, Streams& streams) {
+    std::array<double, 2> errors{}, powers{};
+    Matrix<float> x, z;
+    for (int i = 0; i < streams.quantized.samples(); ++i) {
+      streams.quantized.read(i, x), streams.exact.read(i, z);
+      pass.run(done.weights, x.ref());
+      streams.quantized.write(i, x.ref());
+      const std::size_t part = i < streams.crops ? 0 : 1;
+      powers[part] += detail::square_sum(z.ref());
+      for (int t = 0; t < x.rows(); ++t) {
+        for (int c = 0; c < x.cols(); ++c) z(t, c) -= x(t, c);
+      }
+      errors[part] += detail::square_sum(z.ref());
+    }
+    if (!std::isfinite(errors[0] + errors[1]))
+      return Error{Errc::not_finite, "the quantized block's activations are not finite"};
+    done.report.loss = errors[0] / powers[0], done.report.held_out_loss = errors[1] / powers[1];
+    return {};
+  }
+
+  const llama::Config& config_;
+  Scheme scheme_;
+  const Recipe& recipe_;
+  int longest_;
+  llama::RopeTable rope_;
+  ThreadPool& pool_;
+};
+
+}  // namespace bisup

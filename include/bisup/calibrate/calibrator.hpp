@@ -1,0 +1,186 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How does a float model become a quantized one that knows its data? calibrate() interprets a recipe
+// block by block: one block's floats, its statistics and two activation streams are all it holds, so
+// a model larger than memory works. Finished blocks go to a store, from which a stopped run goes on.
+
+#include <concepts>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <bisup/calibrate/basis.hpp>
+#include <bisup/calibrate/block_calibrator.hpp>
+#include <bisup/calibrate/block_report.hpp>
+#include <bisup/calibrate/recipe.hpp>
+#include <bisup/calibrate/round_to_nearest.hpp>
+#include <bisup/calibrate/samples.hpp>
+#include <bisup/calibrate/stream.hpp>
+#include <bisup/calibrate/tune_model.hpp>
+#include <bisup/core/result.hpp>
+#include <bisup/core/scheme.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/llama/model.hpp>
+
+namespace bisup {
+
+// Where finished blocks are kept. finished() blocks can be loaded, together with the streams behind
+// the last of them; save() keeps a block and the streams behind it, whole or not at all.
+template <class B>
+concept BlockStore = requires(B& store, int layer, const FinishedBlock& block, Streams& streams) {
+  { store.finished() } -> std::convertible_to<int>;
+  { store.load(layer) } -> std::same_as<Result<FinishedBlock>>;
+  { store.load(streams) } -> std::same_as<Result<void>>;
+  { store.save(layer, block, streams) } -> std::same_as<Result<void>>;
+};
+
+// Keeps nothing: a run in one go.
+struct NoStore {
+  [[nodiscard]] int finished() const { return 0; }
+  [[nodiscard]] Result<FinishedBlock> load(int) const { return FinishedBlock{}; }
+  [[nodiscard]] Result<void> load(Streams&) const { return {}; }
+  [[nodiscard]] Result<void> save(int, const FinishedBlock&, const Streams&) const { return {}; }
+};
+static_assert(BlockStore<NoStore>);
+
+struct CalibrateOptions {
+  DType stream = DType::f32;  // or bf16: half the memory
+  StreamMemory memory = heap_memory;
+  std::uint64_t seed = 0;                                     // of the rotation's signs
+  std::function<bool(const BlockReport&, int)> progress = {};  // a block, blocks in all; false: stop
+  std::function<bool(int, int)> end_to_end_progress = {};      // steps done, in all
+};
+
+struct Calibration {
+  llama::Model model;
+  std::vector<BlockReport> blocks;
+  tune::PhaseReport end_to_end = {};
+};
+
+namespace detail {
+
+// Both streams begin with the embeddings of the crops: as the float model has them, and as the
+// artefact stores them.
+[[nodiscard]] inline Result<Streams> embed(const Samples& samples, const llama::DenseTensor& exact,
+                                           const llama::DenseTensor& stored,
+                                           const ModelBasis& basis,
+                                           const CalibrateOptions& options) {
+  std::vector<const std::vector<int>*> crops;
+  std::vector<int> lengths;
+  for (const auto* part : {&samples.crops, &samples.held_out}) {
+    for (const auto& crop : *part) crops.push_back(&crop), lengths.push_back(static_cast<int>(crop.size()));
+  }
+  auto float_stream = Stream::allocate(lengths, exact.cols(), options.stream, options.memory);
+  if (!float_stream) return float_stream.error();
+  auto quantized = Stream::allocate(lengths, exact.cols(), options.stream, options.memory);
+  if (!quantized) return quantized.error();
+  Matrix<float> x, y;
+  for (std::size_t i = 0; i < crops.size(); ++i) {
+    const int tokens = lengths[i];
+    x.resize(tokens, exact.cols()), y.resize(tokens, exact.cols());
+    for (int t = 0; t < tokens; ++t) {
+      const int id = (*crops[i])[static_cast<std::size_t>(t)];
+      for (int c = 0; c < x.cols(); ++c) x(t, c) = exact.view(id, c), y(t, c) = stored.view(id, c);
+      basis.rotate(x.row(t));
+    }
+    float_stream->write(static_cast<int>(i), x.ref());
+    quantized->write(static_cast<int>(i), y.ref());
+  }
+  return Streams{std::move(float_stream).value(), std::move(quantized).value(),
+                 static_cast<int>(samples.crops.size())};
+}
+
+// lm_head with the final norm's weight folded in if the basis says so: f16, or 8 bits.
+template <llama::TensorSource S>
+Result<void> finish_model(const S& source, const ModelBasis& basis, llama::Model& model,
+                          ThreadPool& pool) {
+  auto norm = llama::read_vector(source, "model.norm.weight");
+  if (!norm) return norm.error();
+  model.final_norm = std::move(norm).value();
+  if (!basis.rotates() && source.config().tied_embeddings && model.scheme.head_bits == 16) {
+    model.head = llama::AnyLinear(model.embedding);
+    return {};
+  }
+  auto head = source.tensor(source.config().tied_embeddings ? "model.embed_tokens.weight"
+                                                             : "lm_head.weight");
+  if (!head) return head.error();
+  Matrix<float> weights = llama::as_matrix(head->view);
+  basis.change_head(weights.ref(), model.final_norm, pool);
+  if (model.scheme.head_bits == 8) {
+    auto packed = quantize(weights.ref(), int8_channel::value, Nearest{}, pool);
+    if (!packed) return packed.error();
+    model.head = llama::AnyLinear(std::move(packed).value());
+    if (model.scheme.quantizes_activations()) model.head_input = {int8_token, false};
+  } else {
+    model.head = llama::AnyLinear(llama::as_half(llama::dense_tensor(std::move(weights))));
+  }
+  return {};
+}
+
+}  // namespace detail
+
+// Errors: those of the source, not_finite (naming the layer), out_of_memory, interrupted, unsupported
+// (a basis that the model's sizes do not allow), those of the store.
+template <llama::TensorSource S, BlockStore B>
+Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recipe& recipe,
+                              const Samples& samples, const CalibrateOptions& options, B& store,
+                              ThreadPool& pool = ThreadPool::shared()) {
+  const llama::Config& config = source.config();
+  const auto basis = ModelBasis::make(config, recipe.basis, options.seed);
+  if (!basis) return basis.error();
+  Calibration result;
+  llama::Model& model = result.model;
+  model.config = config, model.scheme = scheme;
+  if (basis->rotates()) model.config.tied_embeddings = false;
+
+  auto embedding = source.tensor("model.embed_tokens.weight");
+  if (!embedding) return embedding.error();
+  model.embedding = basis->stored_rows(*embedding, pool);
+  auto streams = detail::embed(samples, *embedding, model.embedding, *basis, options);
+  if (!streams) return streams.error();
+  embedding = llama::DenseTensor{};
+
+  int longest = 0;
+  for (int i = 0; i < streams->exact.samples(); ++i)
+    longest = std::max(longest, streams->exact.length(i));
+  BlockCalibrator calibrator(config, scheme, recipe, longest, pool);
+  model.kv = calibrator.policy();
+  const int finished = store.finished();
+  if (finished > 0) {
+    if (auto loaded = store.load(*streams); !loaded) return loaded.error();
+  }
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const auto run = [&]() -> Result<FinishedBlock> {
+      if (layer < finished) return store.load(layer);
+      auto block = read_basis_block(source, layer, *basis, pool);
+      if (!block) return block.error();
+      auto done = calibrator.run(layer, std::move(block).value(), *streams);
+      if (!done) return done.error();
+      if (auto saved = store.save(layer, *done, *streams); !saved) return saved.error();
+      return done;
+    };
+    auto done = run();
+    if (!done) {
+      Error error = done.error();
+      error.message = "layer " + std::to_string(layer) + ": " + error.message;
+      return error;
+    }
+    model.blocks.push_back(std::move(done->weights));
+    model.kv.table.insert(model.kv.table.end(), done->kv.begin(), done->kv.end());
+    result.blocks.push_back(std::move(done->report));
+    if (options.progress && !options.progress(result.blocks.back(), config.layers))
+      return Error{Errc::interrupted, "stopped"};
+  }
+  if (auto done = detail::finish_model(source, *basis, model, pool); !done) return done.error();
+  if (recipe.tuning.end_to_end_steps > 0) {
+    result.end_to_end = tune_model(model, samples, streams->exact, recipe.tuning, options.seed, pool,
+                                   options.end_to_end_progress);
+    if (result.end_to_end.interrupted) return Error{Errc::interrupted, "stopped"};
+  }
+  return result;
+}
+
+}  // namespace bisup

@@ -1,0 +1,80 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// On which tokens is a model calibrated? Crops of one text at random places. Its last part is held
+// out first, so that what is chosen on held-out crops was never seen, and no crop crosses the split.
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <bisup/core/contract.hpp>
+#include <bisup/core/random.hpp>
+#include <bisup/core/result.hpp>
+
+namespace bisup {
+
+struct SampleOptions {
+  int samples = 24, length = 2048;  // crops, tokens of one
+  std::uint64_t seed = 0;
+  double held_out = 0.15;  // share of the text's tokens, at its end
+};
+
+struct Samples {
+  std::vector<std::vector<int>> crops, held_out;  // [samples][length]; held-out crops are as long
+                                                  // as the others unless the text is too short
+  [[nodiscard]] long tokens() const {
+    long sum = 0;
+    for (const auto& crop : crops) sum += static_cast<long>(crop.size());
+    return sum;
+  }
+};
+
+namespace detail {
+
+// `count` crops of `length` tokens at random places of `text`.
+[[nodiscard]] inline std::vector<std::vector<int>> crop(std::span<const int> text, int count,
+                                                        int length, Random random) {
+  const auto size = static_cast<std::size_t>(length);
+  std::vector<std::vector<int>> crops;
+  for (int i = 0; i < count; ++i) {
+    const auto places = static_cast<std::uint32_t>(text.size() - size + 1);
+    const auto part = text.subspan(random.below(places), size);
+    crops.emplace_back(part.begin(), part.end());
+  }
+  return crops;
+}
+
+}  // namespace detail
+
+// ids: the whole text, its BOS included if the tokenizer adds one. One held-out crop is made for six
+// samples, eight at most. Errors: too_short (the parts of the text hold no crop), out_of_range (an
+// id outside the vocabulary).
+[[nodiscard]] inline Result<Samples> cut_samples(std::span<const int> ids, int vocab_size,
+                                                 const SampleOptions& options) {
+  BISUP_EXPECTS(options.samples >= 1 && options.length >= 2);
+  BISUP_EXPECTS(options.held_out > 0 && options.held_out < 1);
+  for (const int id : ids) {
+    if (id < 0 || id >= vocab_size)
+      return Error{Errc::out_of_range, "token id " + std::to_string(id) + " is not in the vocabulary"};
+  }
+  const auto held = static_cast<std::size_t>(options.held_out * static_cast<double>(ids.size()));
+  const auto learned = ids.first(ids.size() - held), rest = ids.last(held);
+  constexpr std::size_t fewest = 16;  // held-out tokens from which a choice can be made
+  if (learned.size() < static_cast<std::size_t>(options.length) || rest.size() < fewest) {
+    return Error{Errc::too_short, "the calibration text has " + std::to_string(ids.size()) +
+                                      " tokens; without the held-out part " +
+                                      std::to_string(learned.size()) + ", one sample needs " +
+                                      std::to_string(options.length)};
+  }
+  Samples samples;
+  samples.crops = detail::crop(learned, options.samples, options.length, Random(options.seed, 0));
+  const int held_length = std::min(options.length, static_cast<int>(rest.size()));
+  const int held_samples = std::clamp(options.samples / 6, 1, 8);
+  samples.held_out = detail::crop(rest, held_samples, held_length, Random(options.seed, 1));
+  return samples;
+}
+
+}  // namespace bisup
