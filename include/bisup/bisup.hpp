@@ -66,8 +66,12 @@
 #include <bisup/compensate/low_rank.hpp>
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/cache/kv_cache_of.hpp>
-#include <bisup/cache/kv_plane.hpp>
+#include <bisup/cache/kv_layer.hpp>
+#include <bisup/cache/kv_pages.hpp>
 #include <bisup/cache/kv_policy.hpp>
+#include <bisup/cache/kv_pool.hpp>
+#include <bisup/cache/kv_rounding.hpp>
+#include <bisup/cache/kv_shelf.hpp>
 #include <bisup/cache/prompt_cache.hpp>
 #include <bisup/llama/activation.hpp>
 #include <bisup/llama/block.hpp>
