@@ -50,7 +50,8 @@ struct QuantizeCommand {
     };
     choose(activation_clip, recipe.activation_clip), choose(kv_clip, recipe.kv_clip);
     if (weight_clip == "search") recipe.quantizer = bisup::ClipSearch{};
-    if (weight_clip == "power") recipe.quantizer = bisup::ClipSearch{.loss = bisup::ClipLoss::power};
+    if (weight_clip == "power")
+      recipe.quantizer = bisup::ClipSearch{.loss = bisup::ClipLoss::power};
     if (!moments.empty()) {
       recipe.moments =
           moments == "exact" ? bisup::Moments::exact_inputs : bisup::Moments::rounded_inputs;
@@ -112,7 +113,8 @@ struct QuantizeCommand {
     Meter together("end to end");
     options.end_to_end_progress = std::ref(together);
     bisup::NoStore store;
-    const auto done = bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
+    const auto done =
+        bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
     if (!done) return about(done.error(), common.model);
     auto layers = nlohmann::json::array();
     for (const auto& block : done->blocks) layers.push_back(summary(block));
@@ -181,10 +183,10 @@ struct QuantizeCommand {
 
 void add_quantize(CLI::App& app, Action& action) {
   const auto options = std::make_shared<QuantizeCommand>();
-  CLI::App* sub = add_subcommand(
-      app, "quantize", "Makes a quantized model of a float one",
-      "bisup quantize model.gguf --method quarot --scheme W4A4KV4-g64 --calib book.txt -o small.safetensors",
-      options->common);
+  CLI::App* sub = add_subcommand(app, "quantize", "Makes a quantized model of a float one",
+                                 "bisup quantize model.gguf --method quarot --scheme W4A4KV4-g64 "
+                                 "--calib book.txt -o small.safetensors",
+                                 options->common);
   add_scheme_option(*sub, options->scheme,
                     "bits of weights, activations, keys and values: W4A4KV4-g64");
   sub->get_option("--scheme")->required();
@@ -206,12 +208,14 @@ void add_quantize(CLI::App& app, Action& action) {
   sub->add_option("--kv-clip", options->kv_clip, "the same for keys and values")
       ->check(clip)
       ->capture_default_str();
-  sub->add_option("--weight-clip", options->weight_clip,
-                  "ranges of weights: search (error weighted by E[x^2]) or power (|error|^2.4), instead "
-                  "of the method's own")
+  sub->add_option(
+         "--weight-clip", options->weight_clip,
+         "ranges of weights: search (error weighted by E[x^2]) or power (|error|^2.4), instead "
+         "of the method's own")
       ->check(CLI::IsMember({"search", "power"}));
-  sub->add_option("--moments", options->moments,
-                  "GPTQ's second moments are of exact or of rounded inputs, instead of the method's own")
+  sub->add_option(
+         "--moments", options->moments,
+         "GPTQ's second moments are of exact or of rounded inputs, instead of the method's own")
       ->check(CLI::IsMember({"exact", "rounded"}));
   sub->add_option("--keepers", options->keepers,
                   "channels of each input kept in 8 bits (atom: 1/32 of them unless given)")
@@ -222,7 +226,8 @@ void add_quantize(CLI::App& app, Action& action) {
       ->check(CLI::Range(0, 1 << 20));
   sub->add_option("--end-to-end", options->end_to_end_steps, "tuning steps of all blocks (bisup_*)")
       ->check(CLI::Range(0, 1 << 20));
-  sub->add_option("--preset", options->preset, "how much bisup_* tune: demo, fast, default, thorough")
+  sub->add_option("--preset", options->preset,
+                  "how much bisup_* tune: demo, fast, default, thorough")
       ->check(CLI::IsMember({"demo", "fast", "default", "thorough"}));
   sub->add_option("--streams", options->streams, "activations between blocks: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))

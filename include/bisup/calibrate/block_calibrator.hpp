@@ -1,9 +1,10 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How does one float block become a quantized one? Its float outputs are the teacher; its inputs are
-// those that the quantized blocks before it really give. Transform, clips, rounding, and the block
-// runs once more as it will run, which moves both streams on. calibrator.hpp goes from block to block.
+// How does one float block become a quantized one? Its float outputs are the teacher; its inputs
+// are those that the quantized blocks before it really give. Transform, clips, rounding, and the
+// block runs once more as it will run, which moves both streams on. calibrator.hpp goes from block
+// to block.
 
 #include <algorithm>
 #include <array>
@@ -166,7 +167,8 @@ class BlockCalibrator {
       report.inputs[site].keepers = recipe_.keepers_of(statistics[site].channels());
     }
     if (recipe_.smoothing > 0) {
-      const auto smooth = [&](std::size_t site, std::initializer_list<FloatLinear<float>*> readers) {
+      const auto smooth = [&](std::size_t site,
+                              std::initializer_list<FloatLinear<float>*> readers) {
         const auto s = smoothing_of(largest[site], readers);
         for (std::size_t i = 0; i < s.size(); ++i)
           power[site][i] /= s[i] * s[i], largest[site][i] /= s[i];
@@ -181,9 +183,11 @@ class BlockCalibrator {
         permutation.apply(std::span(largest[site])), permutation.apply(std::span(power[site]));
         return permutation;
       };
-      const auto reorder = [&](std::size_t site, std::initializer_list<FloatLinear<float>*> readers) {
+      const auto reorder = [&](std::size_t site,
+                               std::initializer_list<FloatLinear<float>*> readers) {
         const Permutation permutation = order(site);
-        for (auto* linear : readers) absorb_input_rotation(linear->weights.ref(), permutation, pool_);
+        for (auto* linear : readers)
+          absorb_input_rotation(linear->weights.ref(), permutation, pool_);
         (block.inputs.*llama::named_inputs[site].input)
             .order.assign(permutation.order().begin(), permutation.order().end());
       };
@@ -207,8 +211,8 @@ class BlockCalibrator {
       }
     }
     const std::vector<float> theta(largest.size());
-    return smoothing_scales<float>(
-        smoothing_prior<float>(largest, weights, recipe_.smoothing), theta, 1.0f);
+    return smoothing_scales<float>(smoothing_prior<float>(largest, weights, recipe_.smoothing),
+                                   theta, 1.0f);
   }
 
   // Clips of activations and of the cache, on held-out crops of the quantized stream.
@@ -238,7 +242,8 @@ class BlockCalibrator {
       exact.run(dense, x.ref(), [&](int site, const llama::Activation& input) {
         const auto at = static_cast<std::size_t>(site);
         const MatrixRef<const float> from = input.exact();
-        if (filled[at] == 0) inputs[at].resize(tokens / step + streams.quantized.samples(), from.cols());
+        if (filled[at] == 0)
+          inputs[at].resize(tokens / step + streams.quantized.samples(), from.cols());
         for (int t = 0; t < from.rows(); t += step)
           std::copy_n(from.row_data(t), from.cols(), inputs[at].row(filled[at]++).data());
       });
@@ -262,9 +267,9 @@ class BlockCalibrator {
           readers.push_back((dense.*named.linear).dense()->view);
       }
       InputReport& input = report.inputs[site];
-      const auto found = choose_activation_clip(inputs[site].ref().rows(0, filled[site]),
-                                                *input_form(scheme_, false).format, input.keepers,
-                                                readers, pool_);
+      const auto found =
+          choose_activation_clip(inputs[site].ref().rows(0, filled[site]),
+                                 *input_form(scheme_, false).format, input.keepers, readers, pool_);
       input.clip = found.clip;
       input.clip_gain = found.unclipped > 0 ? found.damage / found.unclipped : 1;
     }
@@ -284,14 +289,16 @@ class BlockCalibrator {
     const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
     auto block = simulated<T>(done.weights, shape(), entry, policy(), pool_);
     if (recipe_.tuning.rank > 0) {
-      if (auto started = start_branches<T>(block, floats.weights, power, recipe_.tuning.rank, pool_);
+      if (auto started =
+              start_branches<T>(block, floats.weights, power, recipe_.tuning.rank, pool_);
           !started) {
         return started;
       }
     }
     if (recipe_.tuning.block_steps > 0) {
-      const auto phase = tune_block<T>(block, config_, {streams.quantized, streams.exact, streams.crops},
-                                    recipe_.tuning, 0, pool_);
+      const auto phase =
+          tune_block<T>(block, config_, {streams.quantized, streams.exact, streams.crops},
+                        recipe_.tuning, 0, pool_);
       done.report.tuning_gain = phase.before > 0 ? phase.best / phase.before : 1;
     }
     FinishedBlock tuned = done;
@@ -324,8 +331,8 @@ class BlockCalibrator {
   }
 
   [[nodiscard]] BlockShape shape() const {
-    return {config_.hidden_size, config_.heads,             config_.kv_heads,
-            config_.head_dim,    config_.intermediate_size, config_.norm_eps};
+    return {config_.hidden_size,       config_.heads,   config_.kv_heads, config_.head_dim,
+            config_.intermediate_size, config_.norm_eps};
   }
 
   // How the inputs are rounded from now on: not at all, in floats, or to integers.

@@ -11,13 +11,13 @@
 namespace bisup {
 
 struct LinearReport {
-  std::string name;              // "self_attn.q_proj"
-  double error = 0;              // |(W - W^) x|^2 / |W x|^2 over the calibration inputs
-  double nearest_error = 0;      // the same if every weight had been rounded to nearest
-  double damping = 0;            // that was needed, of the mean diagonal; 0 without GPTQ
-  int dead_columns = 0;          // inputs that never were anything but 0
-  int nearest_rows = 0;          // rows that kept round to nearest because it was better
-  bool fell_back = false;        // no damping made the moments positive definite: rounded to nearest
+  std::string name;          // "self_attn.q_proj"
+  double error = 0;          // |(W - W^) x|^2 / |W x|^2 over the calibration inputs
+  double nearest_error = 0;  // the same if every weight had been rounded to nearest
+  double damping = 0;        // that was needed, of the mean diagonal; 0 without GPTQ
+  int dead_columns = 0;      // inputs that never were anything but 0
+  int nearest_rows = 0;      // rows that kept round to nearest because it was better
+  bool fell_back = false;    // no damping made the moments positive definite: rounded to nearest
 };
 
 struct InputReport {

@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How does a finished block come to the tuner, and back? Its codes become floats that nothing rounds
-// again; clips, norm gains and low-rank branches are what may be learned. What comes back is rounded
-// as it will be stored.
+// How does a finished block come to the tuner, and back? Its codes become floats that nothing
+// rounds again; clips, norm gains and low-rank branches are what may be learned. What comes back is
+// rounded as it will be stored.
 
 #include <algorithm>
 #include <array>
@@ -35,7 +35,8 @@ namespace detail {
   Matrix<float> body = llama::as_matrix(linear.weights(), pool);
   if (linear.keepers() == nullptr) return body;
   Matrix<float> all(linear.out(), linear.in());
-  for (int r = 0; r < all.rows(); ++r) std::copy_n(body.row(r).data(), body.cols(), all.row(r).data());
+  for (int r = 0; r < all.rows(); ++r)
+    std::copy_n(body.row(r).data(), body.cols(), all.row(r).data());
   dequantize(linear.keepers()->panels(), 0, all.ref().cols(body.cols(), linear.keepers()->cols()),
              pool);
   return all;

@@ -16,13 +16,15 @@ namespace bisup {
                                                 ThreadPool& pool = ThreadPool::shared()) {
   const auto decoded = [&](const llama::AnyLinear& linear) {
     if (linear.packed() == nullptr) return linear;
-    llama::AnyLinear floats(llama::dense_tensor(detail::float_weights(linear, pool)), linear.bias());
+    llama::AnyLinear floats(llama::dense_tensor(detail::float_weights(linear, pool)),
+                            linear.bias());
     if (linear.branch() != nullptr) floats.set_branch(*linear.branch());
     return floats;
   };
   llama::Model floats = model;
   for (auto& block : floats.blocks) {
-    for (const auto& named : llama::named_linears) block.*named.linear = decoded(block.*named.linear);
+    for (const auto& named : llama::named_linears)
+      block.*named.linear = decoded(block.*named.linear);
     for (const auto& named : llama::named_inputs) (block.inputs.*named.input).simulate = true;
   }
   floats.head = decoded(floats.head);
