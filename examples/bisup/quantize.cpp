@@ -37,8 +37,9 @@ std::size_t peak_memory() {
 struct QuantizeCommand {
   Common common;
   CalibrationOptions calibration;
-  std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search", streams = "f32";
-  int keepers = -1;
+  std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search";
+  std::string streams = "f32", preset, weight_clip, moments;
+  int keepers = -1, rank = -1, block_steps = -1, end_to_end_steps = -1;
   bool explain = false;
 
   // The recipe as the options change it.
@@ -48,7 +49,22 @@ struct QuantizeCommand {
       if (option != "search") choice.constant = std::stof(option);
     };
     choose(activation_clip, recipe.activation_clip), choose(kv_clip, recipe.kv_clip);
+    if (weight_clip == "search") recipe.quantizer = bisup::ClipSearch{};
+    if (weight_clip == "power")
+      recipe.quantizer = bisup::ClipSearch{.loss = bisup::ClipLoss::power};
+    if (!moments.empty()) {
+      recipe.moments =
+          moments == "exact" ? bisup::Moments::exact_inputs : bisup::Moments::rounded_inputs;
+    }
     if (keepers >= 0) recipe.keepers = keepers;
+    if (!recipe.tuning.any()) return recipe;
+    if (const auto numbers = bisup::find_preset(preset)) {
+      recipe.tuning.block_steps = numbers->block_steps;
+      recipe.tuning.end_to_end_steps = numbers->end_to_end_steps;
+    }
+    if (rank >= 0) recipe.tuning.rank = rank;
+    if (block_steps >= 0) recipe.tuning.block_steps = block_steps;
+    if (end_to_end_steps >= 0) recipe.tuning.end_to_end_steps = end_to_end_steps;
     return recipe;
   }
 
@@ -94,11 +110,18 @@ struct QuantizeCommand {
     options.progress = [&](const bisup::BlockReport& block, int layers) {
       return meter(block.layer + 1, layers);
     };
+    Meter together("end to end");
+    options.end_to_end_progress = std::ref(together);
     bisup::NoStore store;
-    const auto done = bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
+    const auto done =
+        bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
     if (!done) return about(done.error(), common.model);
     auto layers = nlohmann::json::array();
     for (const auto& block : done->blocks) layers.push_back(summary(block));
+    if (!done->end_to_end.held_out.empty()) {
+      fmt::print(stderr, "end to end: KL on held-out crops {:.4f} -> {:.4f} after {} steps\n",
+                 done->end_to_end.before, done->end_to_end.best, done->end_to_end.best_step);
+    }
     return save(done->model, source->tokenizer,
                 {.recipe = method,
                  .float_weights = source->weights_note,
@@ -115,6 +138,7 @@ struct QuantizeCommand {
     return {{"layer", block.layer},
             {"loss", block.loss},
             {"held_out_loss", block.held_out_loss},
+            {"tuning_gain", block.tuning_gain},
             {"clips", clips},
             {"key_clip", block.key_clip},
             {"value_clip", block.value_clip},
@@ -159,10 +183,10 @@ struct QuantizeCommand {
 
 void add_quantize(CLI::App& app, Action& action) {
   const auto options = std::make_shared<QuantizeCommand>();
-  CLI::App* sub = add_subcommand(
-      app, "quantize", "Makes a quantized model of a float one",
-      "bisup quantize model.gguf --method quarot --scheme W4A4KV4-g64 --calib book.txt -o small.safetensors",
-      options->common);
+  CLI::App* sub = add_subcommand(app, "quantize", "Makes a quantized model of a float one",
+                                 "bisup quantize model.gguf --method quarot --scheme W4A4KV4-g64 "
+                                 "--calib book.txt -o small.safetensors",
+                                 options->common);
   add_scheme_option(*sub, options->scheme,
                     "bits of weights, activations, keys and values: W4A4KV4-g64");
   sub->get_option("--scheme")->required();
@@ -184,9 +208,27 @@ void add_quantize(CLI::App& app, Action& action) {
   sub->add_option("--kv-clip", options->kv_clip, "the same for keys and values")
       ->check(clip)
       ->capture_default_str();
+  sub->add_option(
+         "--weight-clip", options->weight_clip,
+         "ranges of weights: search (error weighted by E[x^2]) or power (|error|^2.4), instead "
+         "of the method's own")
+      ->check(CLI::IsMember({"search", "power"}));
+  sub->add_option(
+         "--moments", options->moments,
+         "GPTQ's second moments are of exact or of rounded inputs, instead of the method's own")
+      ->check(CLI::IsMember({"exact", "rounded"}));
   sub->add_option("--keepers", options->keepers,
                   "channels of each input kept in 8 bits (atom: 1/32 of them unless given)")
       ->check(CLI::Range(0, 1 << 20));
+  sub->add_option("--rank", options->rank, "of the branches that bisup_* learn; 0: none")
+      ->check(CLI::Range(0, 4096));
+  sub->add_option("--block-steps", options->block_steps, "tuning steps of each block (bisup_*)")
+      ->check(CLI::Range(0, 1 << 20));
+  sub->add_option("--end-to-end", options->end_to_end_steps, "tuning steps of all blocks (bisup_*)")
+      ->check(CLI::Range(0, 1 << 20));
+  sub->add_option("--preset", options->preset,
+                  "how much bisup_* tune: demo, fast, default, thorough")
+      ->check(CLI::IsMember({"demo", "fast", "default", "thorough"}));
   sub->add_option("--streams", options->streams, "activations between blocks: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();

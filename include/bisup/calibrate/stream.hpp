@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Where is the residual stream between two blocks? One matrix a sample, in f32 or bf16, in memory or
-// wherever the caller's store puts it. What is read is what was stored, so a calibration that was
-// stopped and taken up again sees the same numbers as one that was not.
+// Where is the residual stream between two blocks? One matrix a sample, in f32 or bf16, in memory
+// or wherever the caller's store puts it. What is read is what was stored, so a calibration that
+// was stopped and taken up again sees the same numbers as one that was not.
 
 #include <algorithm>
 #include <cstddef>

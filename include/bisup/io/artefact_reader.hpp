@@ -48,8 +48,7 @@ namespace bisup::io {
   if (!d.is_object() || !d.contains("schema") || !d["schema"].is_number_integer()) {
     return refuse(Errc::malformed, "has a description without a schema version");
   }
-  if (const auto schema = d["schema"].get<std::int64_t>();
-      schema < 1 || schema > artefact_schema) {
+  if (const auto schema = d["schema"].get<std::int64_t>(); schema < 1 || schema > artefact_schema) {
     return refuse(Errc::unknown_version, "was written with schema " + std::to_string(schema) +
                                              "; this program reads 1 to " +
                                              std::to_string(artefact_schema));
