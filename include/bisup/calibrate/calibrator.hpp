@@ -6,6 +6,8 @@
 // holds, so a model larger than memory works. Finished blocks go to a store, from which a stopped
 // run goes on.
 
+#include <algorithm>
+#include <chrono>
 #include <concepts>
 #include <cstdint>
 #include <functional>
@@ -158,10 +160,13 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
   for (int layer = 0; layer < config.layers; ++layer) {
     const auto run = [&]() -> Result<FinishedBlock> {
       if (layer < finished) return store.load(layer);
+      const auto start = std::chrono::steady_clock::now();
       auto block = read_basis_block(source, layer, *basis, pool);
       if (!block) return block.error();
       auto done = calibrator.run(layer, std::move(block).value(), *streams);
       if (!done) return done.error();
+      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+      done->report.seconds = taken.count();
       if (auto saved = store.save(layer, *done, *streams); !saved) return saved.error();
       return done;
     };

@@ -15,9 +15,9 @@
 #include <utility>
 #include <vector>
 
-#include <bisup/core/checksum.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/io/artefact.hpp>
+#include <bisup/io/checked_tensors.hpp>
 #include <bisup/io/described_tensors.hpp>
 #include <bisup/io/hf_config_text.hpp>
 #include <bisup/io/json.hpp>
@@ -138,20 +138,7 @@ namespace bisup::io {
 }
 
 [[nodiscard]] inline Result<void> verify_artefact(const Artefact& artefact) {
-  const auto sums = artefact.description.find("crc32c");
-  for (const Tensor& tensor : artefact.file->tensors()) {
-    if (sums == artefact.description.end() || !sums->is_object() || !sums->contains(tensor.name)) {
-      return Error{Errc::missing, "has no checksum for tensor " + in_quotes(tensor.name),
-                   artefact.file->path()};
-    }
-    const std::uint32_t found = crc32c(tensor.bytes);
-    if ((*sums)[tensor.name] != found) {
-      return Error{Errc::wrong_checksum,
-                   "tensor " + in_quotes(tensor.name) + " does not match its checksum",
-                   artefact.file->path()};
-    }
-  }
-  return {};
+  return verify_checksums(*artefact.file, artefact.description.value("crc32c", Json()));
 }
 
 }  // namespace bisup::io
