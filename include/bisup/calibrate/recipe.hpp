@@ -101,12 +101,11 @@ inline constexpr Recipe atom{
     .quantizer = Nearest{.clip = {atom_weight_clip, atom_weight_clip}, .grid = Grid::gptq},
     .moments = Moments::rounded_inputs,
     .staged = false};
-// arXiv 2404.00456, but for the ranges of weights: the paper searches the least |error|^2.4, which
-// costs 0.02 nats at W4A4KV4 (docs/decisions/007).
+// arXiv 2404.00456.
 inline constexpr Recipe quarot{.name = "quarot",
                                .basis = Basis::rotated,
                                .engine = Engine::gptq,
-                               .quantizer = ClipSearch{}};
+                               .quantizer = ClipSearch{.loss = ClipLoss::power}};
 // arXiv 2405.15346, as we read it (docs/bisup.md), on top of a base.
 [[nodiscard]] constexpr Recipe bisup(Recipe base, std::string_view name) {
   base.name = name;
