@@ -34,11 +34,11 @@ std::string opened(double height, const std::string& title) {
 // From night to fire: dark blue, violet, rose, orange, pale yellow. share: 0 ... 1
 std::string shade(double share) {
   static constexpr std::array<std::array<double, 3>, 6> stops = {{{17, 18, 43},
-                                                                   {58, 28, 103},
-                                                                   {136, 38, 118},
-                                                                   {212, 66, 82},
-                                                                   {246, 138, 59},
-                                                                   {253, 232, 160}}};
+                                                                  {58, 28, 103},
+                                                                  {136, 38, 118},
+                                                                  {212, 66, 82},
+                                                                  {246, 138, 59},
+                                                                  {253, 232, 160}}};
   const double at = std::clamp(share, 0.0, 1.0) * static_cast<double>(stops.size() - 1);
   const auto i = std::min(static_cast<std::size_t>(at), stops.size() - 2);
   const double rest = at - static_cast<double>(i);
@@ -70,7 +70,9 @@ std::vector<double> ticks(double low, double high) {
 }
 
 // Which of `count` layers have their number written.
-int label_step(std::size_t count) { return count <= 8 ? 1 : count <= 40 ? 5 : 10; }
+int label_step(std::size_t count) {
+  return count <= 8 ? 1 : count <= 40 ? 5 : 10;
+}
 
 }  // namespace
 
@@ -140,11 +142,13 @@ std::string lines(const LineChart& chart) {
       add(path, "{}{:.1f} {:.1f}", path.empty() ? 'M' : 'L', x_of(layer),
           y_of(series.values[layer]));
     }
-    add(svg, "<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\" "
+    add(svg,
+        "<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\" "
         "stroke-linejoin=\"round\"{}/>\n",
         path, color, series.faint ? " stroke-dasharray=\"4 3\"" : "");
     for (std::size_t layer = 0; layer < layers; ++layer) {
-      add(svg, "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\" fill=\"{}\"><title>layer {}, {}: {}"
+      add(svg,
+          "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\" fill=\"{}\"><title>layer {}, {}: {}"
           "</title></circle>",
           x_of(layer), y_of(series.values[layer]), layers > 40 ? 1.5 : 2.5, color, layer,
           escaped(series.name), shown(series.values[layer]));
@@ -187,7 +191,8 @@ std::string heat_map(const HeatMap& map) {
       add(cells[level], "M{} {}h{}v1h-{}z", first, r, c - first, c - first);
     }
   }
-  add(svg, "<g transform=\"translate({} 0) scale({:.6g} {:.6g})\" shape-rendering=\"crispEdges\">\n",
+  add(svg,
+      "<g transform=\"translate({} 0) scale({:.6g} {:.6g})\" shape-rendering=\"crispEdges\">\n",
       begin, breadth / static_cast<double>(std::max<std::size_t>(cols, 1)), row_height);
   for (std::size_t s = 0; s < shades; ++s) {
     if (cells[s].empty()) continue;
@@ -203,7 +208,8 @@ std::string heat_map(const HeatMap& map) {
           named ? escaped(map.names[r]) : std::to_string(r));
     }
     if (r < map.notes.size()) {
-      add(svg, "<rect x=\"{}\" y=\"{:.2f}\" width=\"{}\" height=\"{:.2f}\" fill=\"transparent\">"
+      add(svg,
+          "<rect x=\"{}\" y=\"{:.2f}\" width=\"{}\" height=\"{:.2f}\" fill=\"transparent\">"
           "<title>{}</title></rect>\n",
           begin, y, breadth, row_height, escaped(map.notes[r]));
     }
@@ -219,7 +225,8 @@ std::string heat_scale(double low, double high, bool logarithmic, const std::str
   for (int s = 0; s <= 10; ++s)
     add(svg, "<stop offset=\"{}\" stop-color=\"{}\"/>", s / 10.0, shade(s / 10.0));
   const double begin = left - 10, breadth = width - begin - 4;
-  add(svg, "</linearGradient></defs><rect x=\"{}\" y=\"2\" width=\"{}\" height=\"10\" rx=\"2\" "
+  add(svg,
+      "</linearGradient></defs><rect x=\"{}\" y=\"2\" width=\"{}\" height=\"10\" rx=\"2\" "
       "fill=\"url(#{})\"/>",
       begin, breadth, id);
   std::vector<double> numbers;
@@ -244,7 +251,8 @@ std::string stacked_bar(const std::string& title, const std::vector<Part>& parts
   double x = 0;
   for (std::size_t i = 0; i < parts.size() && sum > 0; ++i) {
     const double length = width * parts[i].value / sum;
-    add(svg, "<rect x=\"{:.2f}\" y=\"2\" width=\"{:.2f}\" height=\"22\" class=\"p{}\">"
+    add(svg,
+        "<rect x=\"{:.2f}\" y=\"2\" width=\"{:.2f}\" height=\"22\" class=\"p{}\">"
         "<title>{}: {:.1f} s</title></rect>",
         x, std::max(length - 1, 0.3), i % 6, escaped(parts[i].name), parts[i].value);
     x += length;

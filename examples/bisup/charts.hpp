@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How do numbers of layers and channels become pictures? Functions from data to one inline <svg>,
-// 440 units wide so that its text can be read on a phone. Colours of lines and text are variables of
-// the page (--s0 ... --s3, --line); those of the heat map are its own and the same by day and night.
+// 440 units wide so that its text can be read on a phone. Colours of lines and text are variables
+// of the page (--s0 ... --s3, --line); those of the heat map are its own and the same by day and
+// night.
 
 #include <span>
 #include <string>
@@ -22,7 +23,8 @@ struct Series {
   int color = 0;               // of --s0 ... --s3
   bool faint = false;          // what the others are compared with
 };
-// Values over layers, on a logarithmic axis from `low` to `high` that begins below the least of them.
+// Values over layers, on a logarithmic axis from `low` to `high` that begins below the least of
+// them.
 struct LineChart {
   std::string title;  // for screen readers
   std::vector<Series> series;

@@ -164,7 +164,8 @@ struct InspectCommand {
       fmt::print("{:<18} {:>4} {:>5.2f} {:>7} {:<20}", i.name, i.bits, i.clip, i.keepers,
                  transform_of(i));
       if (i.seen)
-        fmt::print(" {:>10.4g} {:>10.4g} {:>10.4g}", i.seen->largest, i.seen->rms, i.seen->kurtosis);
+        fmt::print(" {:>10.4g} {:>10.4g} {:>10.4g}", i.seen->largest, i.seen->rms,
+                   i.seen->kurtosis);
       fmt::print("\n");
     }
     for (std::size_t head = 0; head < layer.heads.size(); ++head) {

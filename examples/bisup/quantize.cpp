@@ -41,8 +41,9 @@ struct QuantizeCommand {
   Common common;
   CalibrationOptions calibration;
   ReportOptions report;
-  std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search", streams = "f32";
-  int keepers = -1;
+  std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search";
+  std::string streams = "f32", preset, weight_clip, moments;
+  int keepers = -1, rank = -1, block_steps = -1, end_to_end_steps = -1;
   bool explain = false;
 
   // The recipe as the options change it.
@@ -52,7 +53,22 @@ struct QuantizeCommand {
       if (option != "search") choice.constant = std::stof(option);
     };
     choose(activation_clip, recipe.activation_clip), choose(kv_clip, recipe.kv_clip);
+    if (weight_clip == "search") recipe.quantizer = bisup::ClipSearch{};
+    if (weight_clip == "power")
+      recipe.quantizer = bisup::ClipSearch{.loss = bisup::ClipLoss::power};
+    if (!moments.empty()) {
+      recipe.moments =
+          moments == "exact" ? bisup::Moments::exact_inputs : bisup::Moments::rounded_inputs;
+    }
     if (keepers >= 0) recipe.keepers = keepers;
+    if (!recipe.tuning.any()) return recipe;
+    if (const auto numbers = bisup::find_preset(preset)) {
+      recipe.tuning.block_steps = numbers->block_steps;
+      recipe.tuning.end_to_end_steps = numbers->end_to_end_steps;
+    }
+    if (rank >= 0) recipe.tuning.rank = rank;
+    if (block_steps >= 0) recipe.tuning.block_steps = block_steps;
+    if (end_to_end_steps >= 0) recipe.tuning.end_to_end_steps = end_to_end_steps;
     return recipe;
   }
 
@@ -99,31 +115,38 @@ struct QuantizeCommand {
     options.progress = [&](const bisup::BlockReport& block, int layers) {
       return meter(block.layer + 1, layers);
     };
+    Meter together("end to end");
+    options.end_to_end_progress = std::ref(together);
     bisup::NoStore store;
-    const auto done = bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
+    const auto done =
+        bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
     if (!done) return about(done.error(), common.model);
+    if (!done->end_to_end.held_out.empty()) {
+      fmt::print(stderr, "end to end: KL on held-out crops {:.4f} -> {:.4f} after {} steps\n",
+                 done->end_to_end.before, done->end_to_end.best, done->end_to_end.best_step);
+    }
     return save(done->model, source->tokenizer,
                 {.recipe = method,
                  .float_weights = source->weights_note,
                  .details = {{"calibration", data->provenance}}},
-                done->blocks, {{"reading", read}, {"blocks", clock.seconds() - read}}, pool, clock);
+                done->blocks, {{"reading", read}, {"calibrating", clock.seconds() - read}}, pool,
+                clock);
   }
 
   static nlohmann::json summary(const bisup::BlockReport& block) {
-    nlohmann::json clips, errors, nearest_errors, damping;
+    nlohmann::json clips, errors, damping;
     for (const auto& input : block.inputs) clips[input.name] = input.clip;
     for (const auto& linear : block.linears) {
-      errors[linear.name] = linear.error, nearest_errors[linear.name] = linear.nearest_error;
-      damping[linear.name] = linear.damping;
+      errors[linear.name] = linear.error, damping[linear.name] = linear.damping;
     }
     return {{"layer", block.layer},
             {"loss", block.loss},
             {"held_out_loss", block.held_out_loss},
+            {"tuning_gain", block.tuning_gain},
             {"clips", clips},
             {"key_clip", block.key_clip},
             {"value_clip", block.value_clip},
             {"errors", errors},
-            {"nearest_errors", nearest_errors},
             {"damping", damping}};
   }
 
@@ -135,7 +158,7 @@ struct QuantizeCommand {
   Result<void> save(const bisup::llama::Model& model, const bisup::io::TokenizerFiles& tokenizer,
                     const bisup::io::Provenance& provenance,
                     const std::vector<bisup::BlockReport>& blocks,
-                    std::vector<bisup::PhaseReport> phases, bisup::ThreadPool& pool,
+                    std::vector<bisup::TimeReport> times, bisup::ThreadPool& pool,
                     const Clock& clock) const {
     const double ready = clock.seconds();
     if (interrupted()) return Error{Errc::interrupted, "stopped"};
@@ -145,7 +168,7 @@ struct QuantizeCommand {
     const auto bytes = std::filesystem::file_size(output);
     const auto memory = peak_memory();
     if (!report.output.empty()) {
-      phases.push_back({"writing", clock.seconds() - ready});
+      times.push_back({"writing", clock.seconds() - ready});
       const auto data = provenance.details.find("calibration");
       auto written = write_report(
           report,
@@ -155,7 +178,7 @@ struct QuantizeCommand {
            .explanation = bisup::explain(recipe()),
            .calibration = data == provenance.details.end() ? nlohmann::json(nullptr) : *data,
            .blocks = blocks,
-           .phases = std::move(phases),
+           .times = std::move(times),
            .bytes = bytes,
            .peak_memory_bytes = memory,
            .seconds = clock.seconds()},
@@ -188,10 +211,10 @@ struct QuantizeCommand {
 
 void add_quantize(CLI::App& app, Action& action) {
   const auto options = std::make_shared<QuantizeCommand>();
-  CLI::App* sub = add_subcommand(
-      app, "quantize", "Makes a quantized model of a float one",
-      "bisup quantize model.gguf --method quarot --scheme W4A4KV4-g64 --calib book.txt -o small.safetensors",
-      options->common);
+  CLI::App* sub = add_subcommand(app, "quantize", "Makes a quantized model of a float one",
+                                 "bisup quantize model.gguf --method quarot --scheme W4A4KV4-g64 "
+                                 "--calib book.txt -o small.safetensors",
+                                 options->common);
   add_scheme_option(*sub, options->scheme,
                     "bits of weights, activations, keys and values: W4A4KV4-g64");
   sub->get_option("--scheme")->required();
@@ -213,9 +236,27 @@ void add_quantize(CLI::App& app, Action& action) {
   sub->add_option("--kv-clip", options->kv_clip, "the same for keys and values")
       ->check(clip)
       ->capture_default_str();
+  sub->add_option(
+         "--weight-clip", options->weight_clip,
+         "ranges of weights: search (error weighted by E[x^2]) or power (|error|^2.4), instead "
+         "of the method's own")
+      ->check(CLI::IsMember({"search", "power"}));
+  sub->add_option(
+         "--moments", options->moments,
+         "GPTQ's second moments are of exact or of rounded inputs, instead of the method's own")
+      ->check(CLI::IsMember({"exact", "rounded"}));
   sub->add_option("--keepers", options->keepers,
                   "channels of each input kept in 8 bits (atom: 1/32 of them unless given)")
       ->check(CLI::Range(0, 1 << 20));
+  sub->add_option("--rank", options->rank, "of the branches that bisup_* learn; 0: none")
+      ->check(CLI::Range(0, 4096));
+  sub->add_option("--block-steps", options->block_steps, "tuning steps of each block (bisup_*)")
+      ->check(CLI::Range(0, 1 << 20));
+  sub->add_option("--end-to-end", options->end_to_end_steps, "tuning steps of all blocks (bisup_*)")
+      ->check(CLI::Range(0, 1 << 20));
+  sub->add_option("--preset", options->preset,
+                  "how much bisup_* tune: demo, fast, default, thorough")
+      ->check(CLI::IsMember({"demo", "fast", "default", "thorough"}));
   sub->add_option("--streams", options->streams, "activations between blocks: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();

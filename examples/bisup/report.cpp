@@ -156,9 +156,9 @@ class Page {
         "\n",
         datum("compare/reference_perplexity", d.reference.perplexity(),
               fmt::format("{:.3f}", d.reference.perplexity())),
-        with_error(datum("compare/reference_nll", d.reference.nll,
-                         fmt::format("{:.4f}", d.reference.nll)),
-                   d.reference.nll_stderr));
+        with_error(
+            datum("compare/reference_nll", d.reference.nll, fmt::format("{:.4f}", d.reference.nll)),
+            d.reference.nll_stderr));
     put("<tr><th>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n"
         "</tbody></table></div>\n</section>\n",
         model_.scheme.name(),
@@ -223,6 +223,15 @@ class Page {
           "but 0.</li>\n",
           kept, dead);
       put("<li>Damping had to be raised: {}.</li>\n", raised.empty() ? "nowhere" : escaped(raised));
+    }
+    std::vector<double> tuned;
+    for (const BlockReport& block : blocks_) {
+      if (block.tuning_gain != 1) tuned.push_back(block.tuning_gain);
+    }
+    if (!tuned.empty()) {
+      put("<li>Tuning improved {} of {} blocks; there it left <b>{:.2f}</b> of the held-out error."
+          "</li>\n",
+          tuned.size(), blocks_.size(), typical(tuned));
     }
     if (!fell_back.empty()) {
       put("<li class=\"warn\">No damping helped, rounded to nearest instead: {}.</li>\n",
@@ -363,8 +372,8 @@ class Page {
     }
     row("keys", [](const BlockReport& block) { return block.key_clip; });
     row("values", [](const BlockReport& block) { return block.value_clip; });
-    put("<div class=\"pair\"><figure>{}{}</figure>\n<ul class=\"notes\">\n",
-        charts::heat_map(map), charts::heat_scale(0.4, 1, false, "scale-clips"));
+    put("<div class=\"pair\"><figure>{}{}</figure>\n<ul class=\"notes\">\n", charts::heat_map(map),
+        charts::heat_scale(0.4, 1, false, "scale-clips"));
     for (std::size_t i = 0; i < 4; ++i) {
       std::vector<double> gains;
       for (const BlockReport& block : blocks_) gains.push_back(block.inputs[i].clip_gain);
@@ -405,7 +414,8 @@ class Page {
         linear_statistics("model.embed_tokens", bisup::llama::AnyLinear(model_.embedding), pool_));
     if (!bisup::llama::shares_embedding(model_))
       tensor_row(linear_statistics("lm_head", model_.head, pool_));
-    add("</tbody></table></div>\n<details><summary>Every tensor</summary><div class=\"wide\"><table>"
+    add("</tbody></table></div>\n<details><summary>Every tensor</summary><div "
+        "class=\"wide\"><table>"
         "\n<thead><tr><th>tensor</th><th>format</th><th>bits per weight</th><th>bytes</th>"
         "<th>smallest scale</th><th>median scale</th><th>largest scale</th><th>at ends</th></tr>"
         "</thead>\n<tbody>\n");
@@ -429,22 +439,23 @@ class Page {
 
   void time() {
     std::vector<charts::Part> parts;
-    for (const bisup::PhaseReport& phase : report_.phases)
-      parts.push_back({phase.name, phase.seconds});
+    for (const bisup::TimeReport& time : report_.times) parts.push_back({time.name, time.seconds});
     std::vector<charts::Part> within;
     charts::Series seconds{"seconds", {}, 2};
+    bool told = true;  // of blocks from a working folder it may not be known
     for (const BlockReport& block : blocks_) {
       if (block.seconds > 0) seconds.values.push_back(block.seconds);
-      for (const bisup::PhaseReport& phase : block.phases) {
-        const auto same = [&](const charts::Part& part) { return part.name == phase.name; };
+      told = told && !block.times.empty();
+      for (const bisup::TimeReport& time : block.times) {
+        const auto same = [&](const charts::Part& part) { return part.name == time.name; };
         auto part = std::find_if(within.begin(), within.end(), same);
-        if (part == within.end()) part = within.insert(part, {phase.name, 0});
-        part->value += phase.seconds;
+        if (part == within.end()) part = within.insert(part, {time.name, 0});
+        part->value += time.seconds;
       }
     }
     section("time", "Time", fmt::format("{} in all.", duration(report_.seconds)));
     time_bar("the command", parts);
-    time_bar("its blocks", within);
+    if (told) time_bar("its blocks", within);
     if (seconds.values.size() == blocks_.size() && !blocks_.empty()) {
       put("<div class=\"pair\"><figure>{}<figcaption>seconds of each block</figcaption></figure>"
           "</div>\n",
@@ -502,8 +513,7 @@ class Page {
           datum(at + "value_clip", static_cast<double>(block.value_clip)));
       for (const LinearReport& l : block.linears) {
         put("<td>{}</td><td>{}</td><td>{}</td>", datum(at + "errors/" + l.name, l.error),
-            datum(at + "nearest_errors/" + l.name, l.nearest_error),
-            datum(at + "damping/" + l.name, l.damping));
+            shown(l.nearest_error), datum(at + "damping/" + l.name, l.damping));
       }
       add("</tr>\n");
     }
@@ -556,7 +566,7 @@ bisup::Result<void> write_report(const ReportOptions& options, Report report,
     auto measured = measure_for_report(options.text, report, model, pool);
     if (!measured) return measured.error();
     evaluation = std::move(measured).value();
-    report.phases.push_back({"measuring", clock.seconds()});
+    report.times.push_back({"measuring", clock.seconds()});
     report.seconds += clock.seconds();
   }
   auto file = bisup::io::AtomicFile::create(options.output);

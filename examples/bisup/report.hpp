@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How did quantizing go? `bisup quantize --report` writes one HTML page that needs nothing beside
-// itself: errors, outliers, clips, bits, time and settings, drawn by charts.hpp. It is well-formed XML
-// too, and every number of a table is there in full, <data value="...">, under the name that --json
-// gives it.
+// itself: errors, outliers, clips, bits, time and settings, drawn by charts.hpp. It is well-formed
+// XML too, and every number of a table is there in full, <data value="...">, under the name that
+// --json gives it.
 
 #include <CLI/CLI.hpp>
 
@@ -28,11 +28,11 @@ struct ReportOptions {
 void add_report_options(CLI::App& sub, ReportOptions& options);
 
 struct Report {
-  std::string model, method, output;  // as given
-  std::string explanation;            // explain() of the recipe
-  nlohmann::json calibration;         // what the artefact remembers of its data; null: none
+  std::string model, method, output;       // as given
+  std::string explanation;                 // explain() of the recipe
+  nlohmann::json calibration;              // what the artefact remembers of its data; null: none
   std::vector<bisup::BlockReport> blocks;  // empty: nothing was calibrated
-  std::vector<bisup::PhaseReport> phases;  // of the command, in order
+  std::vector<bisup::TimeReport> times;    // of the command, in order
   std::size_t bytes = 0, peak_memory_bytes = 0;
   double seconds = 0;
 };
@@ -47,8 +47,8 @@ struct ReportEvaluation {
                                       const std::optional<ReportEvaluation>& evaluation,
                                       bisup::ThreadPool& pool);
 
-// Measures if a text was given, and writes the page. Errors: those of opening the float model again,
-// of measuring, cannot_write.
+// Measures if a text was given, and writes the page. Errors: those of opening the float model
+// again, of measuring, cannot_write.
 [[nodiscard]] bisup::Result<void> write_report(const ReportOptions& options, Report report,
                                                const bisup::llama::Model& model,
                                                bisup::ThreadPool& pool);

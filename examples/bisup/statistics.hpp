@@ -1,8 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What does a model hold, and what do its linears read? Scales and codes as they are stored, and the
-// four inputs of every block while the model reads a text: for `bisup inspect` and for the report.
+// What does a model hold, and what do its linears read? Scales and codes as they are stored, and
+// the four inputs of every block while the model reads a text: for `bisup inspect` and for the
+// report.
 
 #include <array>
 #include <bisup/cache/kv_policy.hpp>

@@ -74,6 +74,23 @@ std::vector<KvPolicy> policies() {
            .rotate_keys = true,
            .key_clip = {0.9f, 0.8f},
            .value_clip = {0.7f, 1}},
+          {.sinks = 3,
+           .recent = 20,
+           .keys = {2},
+           .values = {3, 0, Zero::symmetric},
+           .rotate_keys = true,
+           .fit_scales = true,
+           .center_keys = true},
+          {.sinks = 5,
+           .recent = 16,
+           .keys = {.bits = 4, .channels = true},
+           .values = {8, 0, Zero::symmetric}},
+          {.recent = 70,
+           .keys = {.bits = 2, .zero = Zero::symmetric, .channels = true},
+           .values = {2},
+           .value_clip = {0.9f, 0.9f},
+           .fit_scales = true,
+           .center_keys = true},
           mixed(),
           {.recent = 20, .keys = {16}, .values = {4}},
           {.sinks = 3, .recent = 7, .keys = {3}, .values = {16}}};
@@ -190,24 +207,16 @@ std::vector<int> packed_tokens(const KvCache& cache, int tokens) {
   std::vector<int> all;
   for (const KvHeadView& head : request.heads) {
     for (int t = 0; t < tokens; ++t) {
-      const auto p = static_cast<std::size_t>(t / kv_panel - head.keys.packed_first),
-                 lane = static_cast<std::size_t>(t % kv_panel);
+      const int p = t / kv_panel, lane = t % kv_panel;
       const KvPanel& panel = head.keys.panel;
-      const auto bytes = static_cast<std::size_t>(panel.code_bytes()),
-                 numbers = static_cast<std::size_t>(panel.parameters());
       for (int d = 0; d < panel.dim(); ++d) {
-        const std::uint8_t* tile = head.keys.codes + p * bytes + d / 32 * tile_bytes<panel16, Bits>;
-        all.push_back(load_code<Bits, panel16>(tile, static_cast<int>(lane), d % 32));
+        const std::uint8_t* tile = head.keys.codes(p) + d / 32 * tile_bytes<panel16, Bits>;
+        all.push_back(load_code<Bits, panel16>(tile, lane, d % 32));
       }
-      for (int byte = 0; byte < panel.token_bytes(); ++byte) {
-        all.push_back(
-            head.values.codes[p * bytes + lane * static_cast<std::size_t>(panel.token_bytes()) +
-                              static_cast<std::size_t>(byte)]);
-      }
-      for (const KvPlaneView* plane : {&head.keys, &head.values}) {
-        all.push_back(plane->scales[p * numbers + lane].bits),
-            all.push_back(plane->zeros[p * numbers + lane]);
-      }
+      for (int byte = 0; byte < panel.token_bytes(); ++byte)
+        all.push_back(head.values.codes(p)[lane * panel.token_bytes() + byte]);
+      for (const KvPlaneView* plane : {&head.keys, &head.values})
+        all.push_back(plane->scales(p)[lane].bits), all.push_back(plane->zeros(p)[lane]);
     }
   }
   return all;

@@ -8,6 +8,8 @@
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/core/random.hpp>
 #include <cmath>
+#include <map>
+#include <utility>
 #include <vector>
 
 namespace bisup_test {
@@ -28,6 +30,8 @@ struct PlainSide {
   bool keys;
   int layer;
   std::vector<std::vector<float>> exact = {}, rounded = {};
+  std::vector<float> center = {};                                // [kv_heads * head_dim]
+  std::map<std::pair<int, int>, GroupParameters> channels = {};  // by panel and channel
 
   void push(std::span<const float> row, const CacheShape& shape, const KvPolicy& policy) {
     std::vector<float> stored(row.begin(), row.end());
@@ -36,27 +40,97 @@ struct PlainSide {
       for (std::size_t at = 0; at < stored.size(); at += dim)
         hadamard(std::span(stored).subspan(at, dim));
     }
-    exact.push_back(stored);
-    for (int h = 0; h < shape.kv_heads; ++h) {
-      const KvEntry entry = policy.entry(layer, h, shape.kv_heads);
-      const KvFormat format = keys ? entry.keys : entry.values;
-      if (format.exact()) continue;
-      const int group = format.group == 0 ? shape.head_dim : format.group;
-      for (int g = 0; g < shape.head_dim; g += group) {
-        const std::span<float> part(stored.data() + h * shape.head_dim + g,
-                                    static_cast<std::size_t>(std::min(group, shape.head_dim - g)));
-        const GroupParameters p =
-            fit(format.format(), part, keys ? entry.key_clip : entry.value_clip);
-        std::vector<std::uint8_t> codes(part.size());
-        encode_group(format.format(), part, p, codes);
-        for (std::size_t i = 0; i < part.size(); ++i) part[i] = decode(codes[i], p);
-      }
-    }
-    rounded.push_back(stored);
+    exact.push_back(stored), rounded.push_back(stored);
   }
   void truncate(int tokens) {
     exact.resize(static_cast<std::size_t>(tokens)),
         rounded.resize(static_cast<std::size_t>(tokens));
+  }
+  void find_center(int first, int tokens) {
+    center.assign(exact[0].size(), 0);
+    for (std::size_t i = 0; i < center.size(); ++i) {
+      double sum = 0;
+      for (int t = first; t < first + tokens; ++t)
+        sum += static_cast<double>(exact[static_cast<std::size_t>(t)][i]);
+      center[i] = static_cast<float>(sum / tokens);
+    }
+  }
+
+  static GroupParameters best(const Format& format, std::span<const float> x, Clip clip, bool fits) {
+    GroupParameters chosen = fit(format, x, clip);
+    if (!fits) return chosen;
+    float least = error(format, x, chosen).error;
+    for (int i = 1; i < 13; ++i) {
+      const float share = 1.0f - 0.05f * static_cast<float>(i);
+      const GroupParameters p = fit(format, x, {clip.high * share, clip.low * share});
+      if (error(format, x, p).error < least) least = error(format, x, p).error, chosen = p;
+    }
+    return chosen;
+  }
+  static RoundingSums error(const Format& format, std::span<const float> x,
+                            const GroupParameters& p) {
+    return scalar::rounding_sums(
+        x.data(), static_cast<int>(x.size()), p.scale,
+        {1 / p.scale,
+         static_cast<float>((format.affine() ? 0 : format.smallest_used() - format.lowest()) -
+                            p.zero),
+         static_cast<float>((1 << format.bits) - 1 - p.zero), p.zero});
+  }
+
+  // Tokens first ... last - 1 leave the window.
+  void round(int first, int last, int exact_below, const CacheShape& shape,
+             const KvPolicy& policy) {
+    for (int t = first; t < last; ++t) {
+      for (int h = 0; h < shape.kv_heads; ++h) {
+        const KvEntry entry = policy.entry(layer, h, shape.kv_heads);
+        const KvFormat format = keys ? entry.keys : entry.values;
+        if (format.exact()) continue;
+        const Clip clip = keys ? entry.key_clip : entry.value_clip;
+        if (format.channels) {
+          round_channels(t, h, exact_below, format.format(), clip, shape, policy.fit_scales);
+          continue;
+        }
+        const int group = format.group == 0 ? shape.head_dim : format.group;
+        for (int g = 0; g < shape.head_dim; g += group) {
+          std::vector<float> x;
+          const int begin = h * shape.head_dim + g, count = std::min(group, shape.head_dim - g);
+          for (int i = begin; i < begin + count; ++i) x.push_back(without_center(t, i));
+          const GroupParameters p = best(format.format(), x, clip, policy.fit_scales);
+          std::vector<std::uint8_t> codes(x.size());
+          encode_group(format.format(), x, p, codes);
+          float scale = p.scale;
+          const RoundingSums sums = error(format.format(), x, p);
+          if (keys && policy.fit_scales && sums.product > 0) {
+            scale = stored_scale(format.format(),
+                                 scale * std::clamp(sums.square / sums.product, 1.0f, 2.0f));
+          }
+          for (int i = 0; i < count; ++i) {
+            rounded[static_cast<std::size_t>(t)][static_cast<std::size_t>(begin + i)] =
+                decode(codes[static_cast<std::size_t>(i)], {scale, p.zero}) + middle(begin + i);
+          }
+        }
+      }
+    }
+  }
+  void round_channels(int t, int h, int exact_below, const Format& format, Clip clip,
+                      const CacheShape& shape, bool fits) {
+    const int panel = t / 16;
+    for (int i = h * shape.head_dim; i < (h + 1) * shape.head_dim; ++i) {
+      if (t == std::max(panel * 16, exact_below)) {  // the first to leave decides for all
+        std::vector<float> x;
+        for (int other = t; other < panel * 16 + 16; ++other) x.push_back(without_center(other, i));
+        channels[{panel, i}] = best(format, x, clip, fits);
+      }
+      const GroupParameters& p = channels[{panel, i}];
+      rounded[static_cast<std::size_t>(t)][static_cast<std::size_t>(i)] =
+          decode(encode(format, without_center(t, i), 1 / p.scale, p.zero), p) + middle(i);
+    }
+  }
+  [[nodiscard]] float middle(int i) const {
+    return center.empty() ? 0.0f : center[static_cast<std::size_t>(i)];
+  }
+  [[nodiscard]] float without_center(int t, int i) const {
+    return exact[static_cast<std::size_t>(t)][static_cast<std::size_t>(i)] - middle(i);
   }
 };
 
@@ -66,20 +140,30 @@ class PlainCache {
       : shape_(shape),
         policy_(policy),
         exact_below_(prompt + policy.sinks),
+        packed_end_(exact_below_),
+        forgotten_(exact_below_),
         keys_{true, layer},
         values_{false, layer} {}
 
   [[nodiscard]] int size() const { return static_cast<int>(keys_.exact.size()); }
   void append(MatrixRef<const float> keys, MatrixRef<const float> values) {
-    forgotten_ = left_window_;
+    forgotten_ = packed_end_;
     for (int t = 0; t < keys.rows(); ++t)
       keys_.push(keys.row(t), shape_, policy_), values_.push(values.row(t), shape_, policy_);
-    left_window_ = std::max(left_window_, size() - policy_.recent);
+    const int end = std::max(packed_end_, size() - policy_.recent);
+    if (policy_.center_keys && packed_end_ == exact_below_ && end > packed_end_)
+      keys_.find_center(exact_below_, std::min(policy_.recent, 64));
+    for (PlainSide* side : {&keys_, &values_})
+      side->round(packed_end_, end, exact_below_, shape_, policy_);
+    packed_end_ = end;
   }
   void truncate(int tokens) {
     keys_.truncate(tokens), values_.truncate(tokens);
-    left_window_ = std::min(left_window_, tokens);
+    packed_end_ = forgotten_ = std::max(std::min(packed_end_, tokens), exact_below_);
   }
+
+  // As a fork knows it: its origin's window is in the past.
+  void forked() { forgotten_ = packed_end_; }
 
   // Of query row `row` of `queries`, whose last is the newest token: compares every head of `out`
   // and returns the largest error as a share of what float sums may differ by.
@@ -120,8 +204,9 @@ class PlainCache {
       // u = 2^-24. A score sums dim products of rounded, scaled queries: (dim + 4) u times its
       // magnitude; a weight adds that and 8 u (2^x and its argument) and 6 u for each tile's
       // correction; both sums of n weights add n u; a rotation of the result log2(dim) u sqrt(dim).
+      // A centered key is rounded once more here, which the magnitude of its score holds.
       const double n = query - first + 1, u = 0x1p-24;
-      const double in_weight = (dim + 4) * u * magnitude + 8 * u + (n / 64 + 2) * 6 * u;
+      const double in_weight = (dim + 6) * u * magnitude + 8 * u + (n / 64 + 2) * 6 * u;
       const double bound = value_magnitude * (2 * in_weight + 2 * n * u +
                                               (policy_.rotate_values ? 16 * std::sqrt(dim) * u : 0));
       for (int d = 0; d < dim; ++d) {
@@ -152,7 +237,7 @@ class PlainCache {
 
   CacheShape shape_;
   KvPolicy policy_;
-  int exact_below_, left_window_ = 0, forgotten_ = 0;
+  int exact_below_, packed_end_, forgotten_;
   PlainSide keys_, values_;
 };
 

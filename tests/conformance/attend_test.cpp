@@ -208,21 +208,35 @@ void packed_panels_agree(Target target, const AttentionKernels& kernels) {
       for (auto& scale : scales) scale = to_half(static_cast<float>(0.01 + random.uniform()));
       std::vector<std::uint8_t> codes(static_cast<std::size_t>(panel.dim()));
       std::vector<float> expected_keys(static_cast<std::size_t>(panel.floats()));
-      auto expected_values = expected_keys, got = expected_keys;
+      auto expected_channels = expected_keys, expected_values = expected_keys, got = expected_keys;
+      const auto center = normals(panel.dim(), 9);
+      KvPanel channels = panel;
+      channels.format = {.bits = Bits, .channels = true};
+      scales.resize(std::max(scales.size(), static_cast<std::size_t>(panel.dim())), to_half(0.5f));
+      zeros.resize(scales.size(), 1);
       for (int t = 0; t < kv_panel; ++t) {
         for (int d = 0; d < panel.dim(); ++d) {
           const int code = static_cast<int>(random.below(1u << Bits));
           const auto at = static_cast<std::size_t>(d / panel.group() * kv_panel + t);
           codes[static_cast<std::size_t>(d)] = static_cast<std::uint8_t>(code);
           const float x = decode(code, {to_float(scales[at]), zeros[at]});
-          expected_keys[static_cast<std::size_t>(d * kv_panel + t)] = x;
+          const auto dim = static_cast<std::size_t>(d);
+          const auto in_keys = static_cast<std::size_t>(d * kv_panel + t);
+          expected_keys[in_keys] = std::fma(to_float(scales[at]),
+                                            static_cast<float>(code - zeros[at]), center[dim]);
+          expected_channels[in_keys] = std::fma(
+              to_float(scales[dim]), static_cast<float>(code - zeros[dim]), center[dim]);
           expected_values[static_cast<std::size_t>(t * panel.dim() + d)] = x;
         }
         store_key_codes<Bits>(codes.data(), panel.dim(), t, keys.data());
         store_value_codes<Bits>(codes.data(), panel.dim(), values.data() + t * panel.token_bytes());
       }
-      kernels.keys[Bits](keys.data(), scales.data(), zeros.data(), panel, got.data());
+      kernels.keys[Bits](keys.data(), scales.data(), zeros.data(), center.data(), panel,
+                         got.data());
       REQUIRE(got == expected_keys);
+      kernels.channel_keys[Bits](keys.data(), scales.data(), zeros.data(), center.data(), channels,
+                                 got.data());
+      REQUIRE(got == expected_channels);
       kernels.values[Bits](values.data(), scales.data(), zeros.data(), panel, got.data());
       REQUIRE(got == expected_values);
     }
@@ -235,6 +249,40 @@ TEST_CASE("every target reads what was stored, to the bit") {
     packed_panels_agree<3>(target, kernels);
     packed_panels_agree<4>(target, kernels);
     packed_panels_agree<8>(target, kernels);
+  });
+}
+
+TEST_CASE("every target sums what rounding does, to the bit, and as it is defined") {
+  on_every_target(attention_kernel_table<>, [](Target target, const AttentionKernels& kernels) {
+    for (const int count : {64, 32, 20, 7, 128, 1}) {
+      for (const float shift : {0.0f, 3.0f}) {
+        CAPTURE(name(target), count, shift);
+        const Format format = KvFormat{3, 0}.format();
+        std::vector<float> x = normals(count, static_cast<std::uint64_t>(count));
+        for (float& v : x) v += shift;
+        const GroupParameters p = fit(format, x, {0.7f, 0.7f});
+        const KvRounding r{1.0f / p.scale, static_cast<float>(-p.zero),
+                         static_cast<float>(format.highest() - p.zero), p.zero};
+        const RoundingSums expected = scalar::rounding_sums(x.data(), count, p.scale, r);
+        const RoundingSums got = kernels.rounding_sums(x.data(), count, p.scale, r);
+        REQUIRE(got.error == expected.error);
+        REQUIRE(got.square == expected.square);
+        REQUIRE(got.product == expected.product);
+        double error = 0, square = 0, product = 0, magnitude = 0;
+        std::vector<std::uint8_t> codes(x.size());
+        encode_group(format, x, p, codes);
+        for (std::size_t i = 0; i < x.size(); ++i) {
+          const double y = decode(codes[i], p), v = x[i];
+          error += (v - y) * (v - y), square += v * v, product += v * y;
+          magnitude += v * v + std::fabs(v * y);
+        }
+        // A term has three roundings at most, a sum count of them.
+        const double bound = (count + 3) * u * magnitude;
+        REQUIRE(std::fabs(expected.error - error) <= bound);
+        REQUIRE(std::fabs(expected.square - square) <= bound);
+        REQUIRE(std::fabs(expected.product - product) <= bound);
+      }
+    }
   });
 }
 

@@ -72,7 +72,7 @@ TEST_CASE("the scalar transform is the matrix of signs (-1)^popcount(i & j)") {
   for (unsigned n = 1; n <= 128; n *= 2) {
     const auto x = normals(n);
     auto y = x;
-    scalar::hadamard(y.data(), static_cast<int>(n), 1);
+    scalar::hadamard(y.data(), static_cast<int>(n), 1.0f);
     double magnitude = 0;
     for (const float v : x) magnitude += std::fabs(v);
     for (unsigned i = 0; i < n; ++i) {

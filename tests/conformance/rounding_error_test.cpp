@@ -19,7 +19,7 @@ constexpr float none = std::numeric_limits<float>::infinity();
 TEST_CASE("what rounding costs, on every target within the bound of its arithmetic") {
   on_every_target(rounding_error_table<>, [](Target target, const RoundingErrorKernels& kernels) {
     for (const int count : {0, 1, 7, 8, 9, 16, 17, 32, 33, 64, 128, 240, 300, 576}) {
-      for (const Levels levels : {Levels{0.3f, -8, 7}, Levels{1.1f, -1, 2}, Levels{1e-3f, 0, 3}}) {
+      for (const CodeLevels levels : {CodeLevels{0.3f, -8, 7}, CodeLevels{1.1f, -1, 2}, CodeLevels{1e-3f, 0, 3}}) {
         for (const bool weighted : {false, true}) {
           CAPTURE(name(target), count, levels.scale, weighted);
           Random random(static_cast<std::uint64_t>(count));
@@ -57,7 +57,7 @@ TEST_CASE("a sum beyond the limit may stop early, and then says so") {
   on_every_target(rounding_error_table<>, [](Target target, const RoundingErrorKernels& kernels) {
     CAPTURE(name(target));
     std::vector<float> x(2048, 0.5f);  // each costs 0.25 and nothing rounds
-    const Levels levels{1, 0, 0};
+    const CodeLevels levels{1, 0, 0};
     const float whole = kernels.squares(x.data(), nullptr, 2048, levels, none);
     REQUIRE(whole == 512);
     REQUIRE(kernels.squares(x.data(), nullptr, 2048, levels, 512) == whole);

@@ -27,14 +27,16 @@ TEST_CASE("products of views with strides are within the bound of their summatio
   };
   for (const auto [m, n, k] :
        {Shape{1, 1, 1}, {3, 70, 9}, {64, 33, 17}, {40, 16, 800}, {7, 5, 0}}) {
-    for (const bool transposed : {false, true}) {
+    for (const char transposed : {'-', 'b', 'a'}) {  // which factor is
       for (const Into into : {Into::replace, Into::add}) {
         CAPTURE(m, n, k, transposed, into == Into::add);
         Matrix<float> a_store, b_store, c_store, before_store;
-        const auto a = view_of(a_store, m, k);
-        const auto b = transposed ? view_of(b_store, n, k) : view_of(b_store, k, n);
+        const auto a = transposed == 'a' ? view_of(a_store, k, m) : view_of(a_store, m, k);
+        const auto b = transposed == 'b' ? view_of(b_store, n, k) : view_of(b_store, k, n);
         const auto c = view_of(c_store, m, n), before = view_of(before_store, m, n);
-        if (transposed) {
+        if (transposed == 'a') {
+          transposed_multiply(a, b, c, into, pool);
+        } else if (transposed == 'b') {
           multiply_transposed(a, b, c, into, pool);
         } else {
           multiply(a, b, c, into, pool);
@@ -43,7 +45,8 @@ TEST_CASE("products of views with strides are within the bound of their summatio
           for (int j = 0; j < n; ++j) {
             double exact = into == Into::add ? before(i, j) : 0, magnitude = std::fabs(exact);
             for (int p = 0; p < k; ++p) {
-              const double term = static_cast<double>(a(i, p)) * (transposed ? b(j, p) : b(p, j));
+              const double left = transposed == 'a' ? a(p, i) : a(i, p);
+              const double term = left * (transposed == 'b' ? b(j, p) : b(p, j));
               exact += term, magnitude += std::fabs(term);
             }
             // k products and sums, each product and sum rounded at most once (Higham 3.1).
@@ -79,6 +82,8 @@ TEST_CASE("matrices that do not fit are refused") {
   CHECK_NOTHROW(multiply_transposed(a.ref(), b.ref(), c.ref(), Into::replace, pool));
   CHECK_THROWS_AS(multiply(a.ref(), b.ref(), c.ref(), Into::replace, pool), ContractViolation);
   CHECK_THROWS_AS(multiply_transposed(b.ref(), a.ref(), c.ref(), Into::add, pool),
+                  ContractViolation);
+  CHECK_THROWS_AS(transposed_multiply(a.ref(), b.ref(), c.ref(), Into::add, pool),
                   ContractViolation);
 }
 

@@ -80,7 +80,7 @@ ours() {
   fi
 }
 
-names="models perplexity smollm2 ours_on_smollm2 tokenizer gguf_blocks"
+names="models perplexity smollm2 ours_on_smollm2 tokenizer gguf_blocks block_gradient"
 if install; then
   check models models.py
   check perplexity perplexity.py
@@ -96,6 +96,7 @@ if install; then
     done
   fi
   check gguf_blocks gguf_blocks.py
+  check block_gradient block_gradient.py
 else
   for name in $names; do skip "$name" "PyPI cannot be reached"; done
 fi

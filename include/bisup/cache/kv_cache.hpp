@@ -7,17 +7,22 @@
 // exact for query i iff j < prompt + sinks or i - j < recent. A token is rounded once, when it
 // leaves the window.
 //
-// truncate() cannot bring exact forms back: a token that had left the window before stays packed.
+// A cache is one sequence. fork() makes another that shares its pages until one of them writes:
+// each keeps what it had. truncate() cannot bring exact forms back: a token that had left the window
+// before stays packed.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <memory>
 #include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <bisup/cache/kv_plane.hpp>
+#include <bisup/cache/kv_layer.hpp>
 #include <bisup/cache/kv_policy.hpp>
+#include <bisup/cache/kv_pool.hpp>
 #include <bisup/cache/prompt_cache.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/thread_pool.hpp>
@@ -28,10 +33,13 @@ namespace bisup {
 
 class KvCache {
  public:
-  // All memory but the staging of long chunks is allocated here. The cache begins with the prompt.
+  // All memory but the staging of long chunks is allocated here, for `size` sequences: this one and
+  // its forks. The cache begins with the prompt.
   static Result<KvCache> allocate(CacheShape shape, KvPolicy policy,
-                                  const PromptCache& prompt = {}) {
+                                  const PromptCache& prompt = {}, KvPoolSize size = {}) {
     if (auto checked = check(shape, policy); !checked) return checked.error();
+    if (size.sequences < 1 || size.tokens < 0)
+      return Error{Errc::out_of_range, "key-value cache: a pool for no sequence"};
     if (!prompt.empty() &&
         (prompt.layers() != shape.layers || prompt.kv_heads() != shape.kv_heads ||
          prompt.head_dim() != shape.head_dim)) {
@@ -44,59 +52,77 @@ class KvCache {
     }
 #if BISUP_EXCEPTIONS
     try {
-      return KvCache(shape, policy, prompt);
+      return KvCache(shape, policy, prompt, size);
     } catch (const std::bad_alloc&) {
       return Error{Errc::out_of_memory, "cannot allocate a key-value cache for " +
                                             std::to_string(shape.capacity) + " tokens"};
     }
 #else
-    return KvCache(shape, policy, prompt);
+    return KvCache(shape, policy, prompt, size);
 #endif
   }
 
-  [[nodiscard]] const CacheShape& shape() const noexcept {
-    return shape_;
+  KvCache(KvCache&& other) noexcept = default;
+  KvCache& operator=(KvCache&& other) noexcept {
+    std::swap(pool_, other.pool_), std::swap(layers_, other.layers_);
+    std::swap(staging_, other.staging_), std::swap(rotated_, other.rotated_);
+    return *this;
   }
-  [[nodiscard]] const KvPolicy& policy() const noexcept {
-    return policy_;
+  ~KvCache() {
+    if (!pool_) return;
+    for (int layer = 0; layer < static_cast<int>(layers_.size()); ++layer)
+      at(layer).release(layer, *pool_);
+    pool_->leave();
   }
-  [[nodiscard]] int prompt_tokens() const noexcept {
-    return prompt_;
+
+  // A second sequence that knows what this one knows, on the same pool. Errors: cache_full if the
+  // pool has its number of sequences.
+  [[nodiscard]] Result<KvCache> fork() const {
+    if (pool_->living() == pool_->sequences()) {
+      return Error{Errc::cache_full,
+                   "the pool is for " + std::to_string(pool_->sequences()) + " sequences"};
+    }
+    return KvCache(*this, 0);
   }
+
+  [[nodiscard]] const CacheShape& shape() const noexcept { return pool_->shape(); }
+  [[nodiscard]] const KvPolicy& policy() const noexcept { return pool_->policy(); }
+  [[nodiscard]] const KvPool& pool() const noexcept { return *pool_; }
+  [[nodiscard]] int prompt_tokens() const noexcept { return pool_->prompt_tokens(); }
   // Tokens that every layer holds, the prompt included: the position of the next one.
-  [[nodiscard]] int size() const noexcept {
-    return layers_.back().size;
-  }
-  [[nodiscard]] int size(int layer) const {
-    return at(layer).size;
-  }
-  [[nodiscard]] int capacity() const noexcept {
-    return shape_.capacity;
-  }
+  [[nodiscard]] int size() const noexcept { return layers_.back().size(); }
+  [[nodiscard]] int size(int layer) const { return at(layer).size(); }
+  [[nodiscard]] int capacity() const noexcept { return shape().capacity; }
 
   // Whether `tokens` more can be appended; a full cache is the world's error, appending to it the
   // caller's.
   [[nodiscard]] Result<void> room(int tokens) const {
-    if (tokens <= shape_.capacity - size()) return {};
-    return Error{Errc::cache_full,
-                 std::to_string(size()) + " of " + std::to_string(shape_.capacity) +
-                     " tokens are taken, no room for " + std::to_string(tokens) + " more"};
+    if (tokens > capacity() - size()) {
+      return Error{Errc::cache_full,
+                   std::to_string(size()) + " of " + std::to_string(capacity()) +
+                       " tokens are taken, no room for " + std::to_string(tokens) + " more"};
+    }
+    for (int layer = 0; layer < shape().layers; ++layer) {
+      const int pages = at(layer).pages_for(layer, tokens, *pool_),
+                free = pool_->layer(layer).stored.available();
+      if (pages > free) {
+        return Error{Errc::cache_full, "the pool has " + std::to_string(free) +
+                                           " pages left, " + std::to_string(tokens) +
+                                           " tokens more need " + std::to_string(pages)};
+      }
+    }
+    return {};
   }
 
   // Keys (after RoPE) and values of the next tokens, [tokens, kv_heads * head_dim].
   // Precondition: room(tokens).
   void append(int layer, MatrixRef<const float> keys, MatrixRef<const float> values) {
-    Layer& l = at(layer);
-    const int width = shape_.kv_heads * shape_.head_dim, tokens = keys.rows();
+    const int width = shape().kv_heads * shape().head_dim, tokens = keys.rows();
     BISUP_EXPECTS(keys.cols() == width && values.cols() == width && values.rows() == tokens);
-    BISUP_EXPECTS(tokens <= shape_.capacity - l.size);
+    BISUP_EXPECTS(tokens <= capacity() - size(layer));
     if (tokens == 0) return;
-    const int pack_to =
-        std::max(l.packed_end, l.size + tokens - std::min(policy_.recent, shape_.capacity));
-    keys_.append(layer, l.size, stored(keys, policy_.rotate_keys), l.packed_end, pack_to);
-    values_.append(layer, l.size, stored(values, policy_.rotate_values), l.packed_end, pack_to);
-    l.forgotten = std::exchange(l.packed_end, pack_to);
-    l.size += tokens, l.last_append = tokens;
+    at(layer).append(layer, stored(keys, policy().rotate_keys, rotated_[0]),
+                     stored(values, policy().rotate_values, rotated_[1]), *pool_, staging_);
   }
 
   // Attends from the last queries.rows() tokens, [tokens, heads * head_dim], causally. Query head h
@@ -110,81 +136,71 @@ class KvCache {
     bisup::attend({&one, 1}, pool);
   }
   // The same as a part of a batch of sequences, each with its own cache: bisup::attend(requests,
-  // pool).
+  // pool). Valid until the cache changes or moves.
   [[nodiscard]] AttendRequest request(int layer, MatrixRef<const float> queries,
                                       MatrixRef<float> out) const {
-    const Layer& l = at(layer);
-    const int first_query = l.size - queries.rows();
-    BISUP_EXPECTS(queries.rows() <= l.last_append);
+    const KvLayer& l = at(layer);
+    const int first_query = l.size() - queries.rows();
+    BISUP_EXPECTS(queries.rows() <= l.last_append());
     const KvLaw law = this->law(layer);
-    for (const KvPlane* plane : {&keys_, &values_}) {
-      BISUP_EXPECTS(plane->recent_from(layer) <=
-                    std::max(law.first_recent(first_query), law.exact_below));
-    }
-    AttendRequest r{.head_dim = shape_.head_dim,
-                    .scale = scale_,
-                    .rotate_keys = policy_.rotate_keys,
-                    .rotate_values = policy_.rotate_values,
+    BISUP_EXPECTS(l.exact_from(layer, *pool_, staging_) <=
+                  std::max(law.first_recent(first_query), law.exact_below));
+    const float scale = shape().scale > 0
+                            ? shape().scale
+                            : 1.0f / std::sqrt(static_cast<float>(shape().head_dim));
+    AttendRequest r{.head_dim = shape().head_dim,
+                    .scale = scale,
+                    .rotate_keys = policy().rotate_keys,
+                    .rotate_values = policy().rotate_values,
                     .law = law,
                     .first_query = first_query,
                     .queries = queries,
                     .out = out};
-    for (int head = 0; head < shape_.kv_heads; ++head)
-      r.heads.push_back({keys_.view(layer, head), values_.view(layer, head)});
+    for (int head = 0; head < shape().kv_heads; ++head) {
+      r.heads.push_back({l.view(layer, KvSide::keys, head, *pool_, staging_),
+                         l.view(layer, KvSide::values, head, *pool_, staging_)});
+    }
     return r;
   }
 
   // The law for the queries of the layer's last append.
   [[nodiscard]] KvLaw law(int layer) const {
-    const int window = shape_.window == 0 ? KvLaw::always : shape_.window;
-    if (policy_.exact()) return {.window = window};
-    return {exact_below_, policy_.recent, at(layer).forgotten, window};
+    const int window = shape().window == 0 ? KvLaw::always : shape().window;
+    if (policy().exact()) return {.window = window};
+    return {pool_->exact_below(), policy().recent, at(layer).forgotten(), window};
   }
 
   // Keeps the first `tokens`. Precondition: prompt_tokens() <= tokens <= size().
   void truncate(int tokens) {
-    for (Layer& l : layers_) {
-      BISUP_EXPECTS(tokens >= prompt_ && tokens <= l.size);
-      l.size = tokens, l.last_append = 0;
-      l.packed_end = l.forgotten = std::max(std::min(l.packed_end, tokens), exact_below_);
+    for (int layer = 0; layer < shape().layers; ++layer) {
+      BISUP_EXPECTS(tokens >= prompt_tokens() && tokens <= size(layer));
+      at(layer).truncate(layer, tokens, *pool_);
     }
+    staging_.layer = -1;
   }
 
-  // Bytes that size() tokens need, and bytes taken from the allocator.
+  // Bytes that size() tokens need, and bytes taken from the allocator by the pool and this sequence.
+  // pool() says what all its sequences use together, shared pages once.
   [[nodiscard]] std::size_t used_bytes() const noexcept {
     std::size_t bytes = 0;
-    for (int layer = 0; layer < shape_.layers; ++layer) {
-      const Layer& l = at(layer);
-      bytes += keys_.used_bytes(layer, l.size, l.packed_end) +
-               values_.used_bytes(layer, l.size, l.packed_end);
-    }
+    for (int layer = 0; layer < shape().layers; ++layer)
+      bytes += at(layer).used_bytes(layer, *pool_);
     return bytes;
   }
   [[nodiscard]] std::size_t allocated_bytes() const noexcept {
-    return keys_.allocated_bytes() + values_.allocated_bytes() +
-           (rotated_.size() * sizeof(float) + 63) / 64 * 64;
+    const auto lines = [](std::size_t floats) { return (floats * sizeof(float) + 63) / 64 * 64; };
+    std::size_t bytes = pool_->allocated_bytes() + lines(staging_.floats.size());
+    for (const auto& scratch : rotated_) bytes += lines(scratch.size());
+    for (const KvLayer& l : layers_) bytes += lines(l.center_floats());
+    return bytes;
   }
 
  private:
-  struct Layer {
-    int size = 0;
-    int packed_end = 0;  // tokens exact_below ... packed_end - 1 are packed
-    int forgotten = 0;   // packed_end before the last append
-    int last_append = 0;
-  };
-
-  KvCache(const CacheShape& shape, const KvPolicy& policy, const PromptCache& prompt)
-      : shape_(shape),
-        policy_(policy),
-        prompt_(prompt.tokens()),
-        exact_below_(
-            std::min(prompt.tokens() + std::min(policy.sinks, shape.capacity), shape.capacity)),
-        scale_(shape.scale > 0 ? shape.scale
-                               : 1.0f / std::sqrt(static_cast<float>(shape.head_dim))),
-        keys_(KvSide::keys, shape, policy, exact_below_),
-        values_(KvSide::values, shape, policy, exact_below_),
-        layers_(static_cast<std::size_t>(shape.layers),
-                Layer{.packed_end = exact_below_, .forgotten = exact_below_}) {
+  KvCache(const CacheShape& shape, const KvPolicy& policy, const PromptCache& prompt,
+          KvPoolSize size)
+      : pool_(std::make_shared<KvPool>(shape, policy, prompt.tokens(), size)) {
+    pool_->join();
+    for (int layer = 0; layer < shape.layers; ++layer) layers_.emplace_back(*pool_);
     if (prompt.empty()) return;
     Matrix<float> keys(prompt.tokens(), prompt.width()), values(prompt.tokens(), prompt.width());
     for (int layer = 0; layer < shape.layers; ++layer) {
@@ -195,40 +211,43 @@ class KvCache {
       append(layer, keys.ref(), values.ref());
     }
   }
+  KvCache(const KvCache& origin, int) : pool_(origin.pool_) {
+    pool_->join();
+    for (int layer = 0; layer < shape().layers; ++layer)
+      layers_.push_back(origin.at(layer).fork(layer, *pool_));
+  }
 
-  [[nodiscard]] Layer& at(int layer) {
-    BISUP_EXPECTS(layer >= 0 && layer < shape_.layers);
+  [[nodiscard]] KvLayer& at(int layer) {
+    BISUP_EXPECTS(layer >= 0 && layer < shape().layers);
     return layers_[static_cast<std::size_t>(layer)];
   }
-  [[nodiscard]] const Layer& at(int layer) const {
-    BISUP_EXPECTS(layer >= 0 && layer < shape_.layers);
+  [[nodiscard]] const KvLayer& at(int layer) const {
+    BISUP_EXPECTS(layer >= 0 && layer < shape().layers);
     return layers_[static_cast<std::size_t>(layer)];
   }
 
   // What is stored: the rows, or each head rotated.
-  [[nodiscard]] MatrixRef<const float> stored(MatrixRef<const float> rows, bool rotate) {
+  [[nodiscard]] MatrixRef<const float> stored(MatrixRef<const float> rows, bool rotate,
+                                              AlignedBuffer<float>& scratch) const {
     if (!rotate) return rows;
     const auto floats =
         static_cast<std::size_t>(rows.rows()) * static_cast<std::size_t>(rows.cols());
-    if (rotated_.size() < floats) rotated_ = AlignedBuffer<float>(floats);
-    const MatrixRef<float> into(rotated_.data(), rows.rows(), rows.cols());
+    if (scratch.size() < floats) scratch = AlignedBuffer<float>(floats);
+    const MatrixRef<float> into(scratch.data(), rows.rows(), rows.cols());
     for (int t = 0; t < rows.rows(); ++t) {
       std::copy_n(rows.row_data(t), rows.cols(), into.row_data(t));
-      for (int head = 0; head < shape_.kv_heads; ++head) {
-        hadamard(into.row(t).subspan(static_cast<std::size_t>(head * shape_.head_dim),
-                                     static_cast<std::size_t>(shape_.head_dim)));
+      for (int head = 0; head < shape().kv_heads; ++head) {
+        hadamard(into.row(t).subspan(static_cast<std::size_t>(head * shape().head_dim),
+                                     static_cast<std::size_t>(shape().head_dim)));
       }
     }
     return into;
   }
 
-  CacheShape shape_;
-  KvPolicy policy_;
-  int prompt_ = 0, exact_below_ = 0;
-  float scale_ = 1;
-  KvPlane keys_, values_;
-  std::vector<Layer> layers_;
-  AlignedBuffer<float> rotated_;
+  std::shared_ptr<KvPool> pool_;
+  std::vector<KvLayer> layers_;
+  KvStaging staging_;
+  std::array<AlignedBuffer<float>, 2> rotated_;  // keys, values
 };
 
 }  // namespace bisup

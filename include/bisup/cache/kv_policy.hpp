@@ -35,6 +35,9 @@ struct KvEntry {
   [[nodiscard]] constexpr bool exact() const { return keys.exact() && values.exact(); }
 };
 
+// A window that has a mean, or a panel in it that can be rounded by channels.
+inline constexpr int shortest_window = kv_panel;
+
 struct KvPolicy {
   int sinks = 0;   // tokens after the prompt that stay exact
   int recent = 0;  // the newest tokens, the query's own included, that are exact
@@ -42,6 +45,11 @@ struct KvPolicy {
   bool rotate_keys = false;    // Hadamard on keys and queries; a head_dim of 2^n
   bool rotate_values = false;  // on values, and back on what attention gives
   Clip key_clip{}, value_clip{};
+  // Scales by least squares among shares of the clipped range; keys' then such that their scores
+  // have no bias (cache/kv_rounding.hpp).
+  bool fit_scales = false;
+  // Keys are rounded without the mean of the window in which rounding begins; scores get it back.
+  bool center_keys = false;
   std::vector<KvEntry> table = {};  // [layers * kv_heads]: instead of the formats and clips above
 
   friend bool operator==(const KvPolicy&, const KvPolicy&) = default;
@@ -68,6 +76,7 @@ struct KvPolicy {
   if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.head_dim <= 0 || shape.capacity <= 0) {
     return refuse("layers, heads, head_dim and capacity must be positive");
   }
+  if (shape.head_dim > 4096) return refuse("a head_dim above 4096");
   if (!(shape.scale >= 0) || shape.window < 0) return refuse("a scale or window below zero");
   if (policy.sinks < 0 || policy.recent < 0)
     return refuse("sinks and recent count tokens, so neither is below zero");
@@ -85,13 +94,23 @@ struct KvPolicy {
     for (const KvFormat& format : {entry.keys, entry.values}) {
       if (!format.valid())
         return refuse(std::to_string(format.bits) + " bits, group " + std::to_string(format.group) +
-                      ": bits are 2, 3, 4, 8 or 16, a group a multiple of 32 or 0");
+                      ": bits are 2, 3, 4, 8 or 16, a group a multiple of 32 or 0 (scales by channel have "
+                          "none)");
       if (format.group > shape.head_dim)
         return refuse("a group longer than head_dim " + std::to_string(shape.head_dim));
+    }
+    if (entry.values.channels) return refuse("only keys can have scales by channel");
+    if (entry.keys.channels && policy.recent < shortest_window) {
+      return refuse("scales by channel need a window of " + std::to_string(shortest_window) +
+                    " recent tokens: a panel is rounded at once");
     }
     for (const Clip& clip : {entry.key_clip, entry.value_clip}) {
       if (!share(clip.high) || !share(clip.low)) return refuse("a clip is a share in (0, 1]");
     }
+  }
+  if (policy.center_keys && policy.recent < shortest_window) {
+    return refuse("centered keys need a window of " + std::to_string(shortest_window) +
+                  " recent tokens to take the mean of");
   }
   if ((policy.rotate_keys || policy.rotate_values) && (shape.head_dim & (shape.head_dim - 1)) != 0) {
     return refuse("rotation needs a head_dim that is a power of two, not " +

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <variant>
 
+#include <bisup/calibrate/tuning.hpp>
 #include <bisup/core/scheme.hpp>
 #include <bisup/quant/clip_search.hpp>
 #include <bisup/quant/quantizer.hpp>
@@ -53,6 +54,7 @@ struct Recipe {
   bool staged = true;  // q,k,v, then o, then gate,up, then down, each on what those before left
   std::optional<int> keepers = {};  // channels in 8 bits; none: default_keepers() if reordered
   ClipChoice activation_clip = {}, kv_clip = {};
+  Tuning tuning = {};  // slots K and P
 
   friend bool operator==(const Recipe&, const Recipe&) = default;
 
@@ -66,20 +68,20 @@ struct Recipe {
   }
 };
 
-// Atom keeps 128 of 4096 channels: one in 32, here in whole tiles of 32 columns, since the padding of
-// an incomplete one would cost more bits than more keepers do.
+// Atom keeps 128 of 4096 channels: one in 32, here in whole tiles of 32 columns, since the padding
+// of an incomplete one would cost more bits than more keepers do.
 [[nodiscard]] constexpr int default_keepers(int channels) {
   constexpr int tile = 32;
   return (channels / 32 + tile - 1) / tile * tile;
 }
 
 inline int Recipe::keepers_of(int channels) const {
-  const int wanted =
-      keepers.value_or(basis == Basis::reordered ? default_keepers(channels) : 0);
+  const int wanted = keepers.value_or(basis == Basis::reordered ? default_keepers(channels) : 0);
   return wanted < channels ? wanted : 0;
 }
 
-// The constants of the papers that a search replaces by default; --act-clip and --kv-clip give them.
+// The constants of the papers that a search replaces by default; --act-clip and --kv-clip give
+// them.
 inline constexpr float atom_activation_clip = 0.9f, atom_kv_clip = 1.0f;
 inline constexpr float quarot_activation_clip = 0.9f, quarot_kv_clip = 0.95f;
 inline constexpr float atom_weight_clip = 0.85f;
@@ -88,8 +90,7 @@ namespace recipes {
 
 inline constexpr Recipe rtn{.activation_clip = {1.0f}, .kv_clip = {1.0f}};
 // arXiv 2210.17323, here with activations and cache rounded too.
-inline constexpr Recipe gptq{
-    .name = "gptq", .engine = Engine::gptq, .quantizer = ClipSearch{}};
+inline constexpr Recipe gptq{.name = "gptq", .engine = Engine::gptq, .quantizer = ClipSearch{}};
 // arXiv 2211.10438.
 inline constexpr Recipe smoothquant{.name = "smoothquant", .smoothing = 0.5f};
 // arXiv 2310.19102.
@@ -105,7 +106,20 @@ inline constexpr Recipe quarot{.name = "quarot",
                                .basis = Basis::rotated,
                                .engine = Engine::gptq,
                                .quantizer = ClipSearch{.loss = ClipLoss::power}};
-inline constexpr std::array all = {rtn, gptq, smoothquant, atom, quarot};
+// arXiv 2405.15346, as we read it (docs/bisup.md), on top of a base.
+[[nodiscard]] constexpr Recipe bisup(Recipe base, std::string_view name) {
+  base.name = name;
+  base.tuning = {.rank = 32, .block_steps = 24, .end_to_end_steps = 240};
+  return base;
+}
+inline constexpr std::array all = {rtn,
+                                   gptq,
+                                   smoothquant,
+                                   atom,
+                                   quarot,
+                                   bisup(gptq, "bisup_gptq"),
+                                   bisup(atom, "bisup_atom"),
+                                   bisup(quarot, "bisup_quarot")};
 
 }  // namespace recipes
 
@@ -136,8 +150,9 @@ inline constexpr std::array all = {rtn, gptq, smoothquant, atom, quarot};
               " kept in 8 bits";
       break;
     case Basis::rotated:
-      text += "Hadamard rotations: residual stream and value heads offline, across heads, d_ff, "
-              "queries and keys online";
+      text +=
+          "Hadamard rotations: residual stream and value heads offline, across heads, d_ff, "
+          "queries and keys online";
       break;
   }
   if (recipe.smoothing > 0) text += ", smoothing with alpha " + number(recipe.smoothing);
@@ -162,6 +177,13 @@ inline constexpr std::array all = {rtn, gptq, smoothquant, atom, quarot};
   }
   text += "\n  activations  clip " + clip(recipe.activation_clip);
   text += "\n  cache        clip " + clip(recipe.kv_clip) + "\n";
+  if (recipe.tuning.any()) {
+    const Tuning& t = recipe.tuning;
+    text += "  tuning       branches of rank " + std::to_string(t.rank) +
+            (t.clips ? ", clips" : "") + (t.norm_gains ? ", norm gains" : "") + ": " +
+            std::to_string(t.block_steps) + " steps a block, " +
+            std::to_string(t.end_to_end_steps) + " end to end\n";
+  }
   return text;
 }
 

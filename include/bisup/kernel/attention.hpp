@@ -17,7 +17,10 @@
 namespace bisup {
 
 struct AttentionKernels {
-  using Dequantize = void (*)(const std::uint8_t* codes, const Half* scales,
+  using ReadKeys = void (*)(const std::uint8_t* codes, const Half* scales,
+                            const std::uint8_t* zeros, const float* center, const KvPanel& panel,
+                            float* out) noexcept;
+  using ReadValues = void (*)(const std::uint8_t* codes, const Half* scales,
                               const std::uint8_t* zeros, const KvPanel& panel, float* out) noexcept;
 
   void (*attend)(const AttentionTile& tile) noexcept;
@@ -26,7 +29,10 @@ struct AttentionKernels {
   void (*scale)(const float* x, int count, float factor, float* y) noexcept;
   Extremes (*extremes)(const float* x, int count) noexcept;
   void (*round_group)(const float* x, int count, const KvRounding& r, std::uint8_t* codes) noexcept;
-  std::array<Dequantize, 9> keys, values;  // by bits
+  RoundingSums (*rounding_sums)(const float* x, int count, float scale,
+                                const KvRounding& r) noexcept;
+  std::array<ReadKeys, 9> keys, channel_keys;  // by bits
+  std::array<ReadValues, 9> values;
 };
 
 template <class T = float>
@@ -39,8 +45,12 @@ inline constexpr std::array attention_kernel_table = {
          avx512::scale,
          avx512::extremes,
          avx512::round_group,
+         avx512::rounding_sums,
          {nullptr, nullptr, avx512::dequantize_keys<2>, avx512::dequantize_keys<3>,
           avx512::dequantize_keys<4>, nullptr, nullptr, nullptr, avx512::dequantize_keys<8>},
+         {nullptr, nullptr, avx512::dequantize_channel_keys<2>, avx512::dequantize_channel_keys<3>,
+          avx512::dequantize_channel_keys<4>, nullptr, nullptr, nullptr,
+          avx512::dequantize_channel_keys<8>},
          {nullptr, nullptr, avx512::dequantize_values<2>, avx512::dequantize_values<3>,
           avx512::dequantize_values<4>, nullptr, nullptr, nullptr, avx512::dequantize_values<8>}}},
     Entry<AttentionKernels>{
@@ -50,8 +60,12 @@ inline constexpr std::array attention_kernel_table = {
          avx2::scale,
          avx2::extremes,
          avx2::round_group,
+         avx2::rounding_sums,
          {nullptr, nullptr, avx2::dequantize_keys<2>, avx2::dequantize_keys<3>,
           avx2::dequantize_keys<4>, nullptr, nullptr, nullptr, avx2::dequantize_keys<8>},
+         {nullptr, nullptr, avx2::dequantize_channel_keys<2>, avx2::dequantize_channel_keys<3>,
+          avx2::dequantize_channel_keys<4>, nullptr, nullptr, nullptr,
+          avx2::dequantize_channel_keys<8>},
          {nullptr, nullptr, avx2::dequantize_values<2>, avx2::dequantize_values<3>,
           avx2::dequantize_values<4>, nullptr, nullptr, nullptr, avx2::dequantize_values<8>}}},
 #endif
@@ -62,8 +76,12 @@ inline constexpr std::array attention_kernel_table = {
          scalar::scale,
          scalar::extremes,
          scalar::round_group,
+         scalar::rounding_sums,
          {nullptr, nullptr, scalar::dequantize_keys<2>, scalar::dequantize_keys<3>,
           scalar::dequantize_keys<4>, nullptr, nullptr, nullptr, scalar::dequantize_keys<8>},
+         {nullptr, nullptr, scalar::dequantize_channel_keys<2>, scalar::dequantize_channel_keys<3>,
+          scalar::dequantize_channel_keys<4>, nullptr, nullptr, nullptr,
+          scalar::dequantize_channel_keys<8>},
          {nullptr, nullptr, scalar::dequantize_values<2>, scalar::dequantize_values<3>,
           scalar::dequantize_values<4>, nullptr, nullptr, nullptr, scalar::dequantize_values<8>}}},
 };

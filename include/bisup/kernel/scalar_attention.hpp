@@ -28,6 +28,11 @@ struct KvRounding {
   int zero;
 };
 
+// What rounding a group to y = scale level does: the sums of (x - y)^2, x^2 and x y.
+struct RoundingSums {
+  float error = 0, square = 0, product = 0;
+};
+
 namespace scalar {
 
 BISUP_SCALAR inline Extremes extremes(const float* x, int count) noexcept {
@@ -44,22 +49,59 @@ BISUP_SCALAR inline void round_group(const float* x, int count, const KvRounding
   }
 }
 
+// Each sum is 16 of them side by side, joined in halves, so that every target ends in the same
+// bits.
+BISUP_SCALAR inline float joined(float (&sum)[16]) noexcept {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) sum[i] += sum[i + half];
+  }
+  return sum[0];
+}
+BISUP_SCALAR inline RoundingSums rounding_sums(const float* x, int count, float scale,
+                                               const KvRounding& r) noexcept {
+  float error[16] = {}, square[16] = {}, product[16] = {};
+  for (int i = 0; i < count; ++i) {
+    const float level = std::min(std::max(std::nearbyint(x[i] * r.inverse), r.low), r.high);
+    const float off = std::fma(-scale, level, x[i]), y = scale * level;
+    error[i % 16] = std::fma(off, off, error[i % 16]);
+    square[i % 16] = std::fma(x[i], x[i], square[i % 16]);
+    product[i % 16] = std::fma(x[i], y, product[i % 16]);
+  }
+  return {joined(error), joined(square), joined(product)};
+}
+
 // y = factor x.
 BISUP_SCALAR inline void scale(const float* x, int count, float factor, float* y) noexcept {
   for (int i = 0; i < count; ++i) y[i] = factor * x[i];
 }
 
-// A packed panel of keys as floats: out[d][token] = scale (code - zero).
+// A packed panel of keys as floats: out[d][token] = scale (code - zero) + center[d], one rounding.
 template <int Bits>
 BISUP_SCALAR void dequantize_keys(const std::uint8_t* codes, const Half* scales,
-                                  const std::uint8_t* zeros, const KvPanel& panel,
-                                  float* out) noexcept {
+                                  const std::uint8_t* zeros, const float* center,
+                                  const KvPanel& panel, float* out) noexcept {
   for (int d = 0; d < panel.dim(); ++d) {
     const std::uint8_t* tile = codes + d / panel16::tile_codes * tile_bytes<panel16, Bits>;
     for (int t = 0; t < kv_panel; ++t) {
       const int at = d / panel.group() * kv_panel + t;
       const int code = load_code<Bits, panel16>(tile, t, d % panel16::tile_codes);
-      out[d * kv_panel + t] = to_float(scales[at]) * static_cast<float>(code - zeros[at]);
+      out[d * kv_panel + t] =
+          std::fma(to_float(scales[at]), static_cast<float>(code - zeros[at]), center[d]);
+    }
+  }
+}
+
+// The same with a scale and a zero point for each channel.
+template <int Bits>
+BISUP_SCALAR void dequantize_channel_keys(const std::uint8_t* codes, const Half* scales,
+                                          const std::uint8_t* zeros, const float* center,
+                                          const KvPanel& panel, float* out) noexcept {
+  for (int d = 0; d < panel.dim(); ++d) {
+    const std::uint8_t* tile = codes + d / panel16::tile_codes * tile_bytes<panel16, Bits>;
+    for (int t = 0; t < kv_panel; ++t) {
+      const int code = load_code<Bits, panel16>(tile, t, d % panel16::tile_codes);
+      out[d * kv_panel + t] =
+          std::fma(to_float(scales[d]), static_cast<float>(code - zeros[d]), center[d]);
     }
   }
 }

@@ -11,15 +11,15 @@
 namespace bisup {
 
 // The numbers a group can be rounded to: scale * q for integers q in [low, high], 0 among them.
-struct Levels {
+struct CodeLevels {
   float scale = 1;
   float low = 0, high = 0;
 };
 
 // sum over i of weights[i] |x_i - scale q_i|^p with q_i = round(x_i / scale) held in [low, high];
 // null weights are ones. Once the sum so far exceeds `limit` it may be returned as it stands.
-using RoundingErrorFn = float (*)(const float* x, const float* weights, int count, Levels levels,
-                                  float limit) noexcept;
+using RoundingErrorFn = float (*)(const float* x, const float* weights, int count,
+                                  CodeLevels levels, float limit) noexcept;
 
 struct RoundingErrorKernels {
   RoundingErrorFn squares;  // p = 2
@@ -33,7 +33,7 @@ namespace scalar {
 
 template <bool Squares>
 BISUP_SCALAR inline float rounding_error(const float* x, const float* weights, int count,
-                                         Levels levels, float /*limit*/) noexcept {
+                                         CodeLevels levels, float /*limit*/) noexcept {
   const float inverse = 1.0f / levels.scale;
   float sum = 0;
   for (int i = 0; i < count; ++i) {

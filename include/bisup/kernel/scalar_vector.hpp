@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // What do the operations on single rows compute? The specification of kernel/vector.hpp: written to
-// be obviously right, never optimised.
+// be obviously right, never optimised. Templates, for transforms and gradients are proved in
+// double.
 
 #include <algorithm>
 #include <cmath>
@@ -13,20 +14,21 @@
 namespace bisup::scalar {
 
 // y = x / sqrt(mean(x^2) + eps) * weight; y may be x.
-BISUP_SCALAR inline void rms_norm(const float* x, const float* weight, int count, float eps,
-                                  float* y) noexcept {
-  float sum = 0;
+template <class T>
+BISUP_SCALAR inline void rms_norm(const T* x, const T* weight, int count, T eps, T* y) noexcept {
+  T sum = 0;
   for (int i = 0; i < count; ++i) sum += x[i] * x[i];
-  const float inverse = 1.0f / std::sqrt(sum / static_cast<float>(count) + eps);
+  const T inverse = 1 / std::sqrt(sum / static_cast<T>(count) + eps);
   for (int i = 0; i < count; ++i) y[i] = x[i] * inverse * weight[i];
 }
 
 // Turns dimensions i and i + half of every head by the angle of pair i, in place.
-BISUP_SCALAR inline void rope(float* x, int heads, int half, const float* cosines,
-                              const float* sines) noexcept {
+template <class T>
+BISUP_SCALAR inline void rope(T* x, int heads, int half, const T* cosines,
+                              const T* sines) noexcept {
   for (int h = 0; h < heads; ++h, x += 2 * half) {
     for (int i = 0; i < half; ++i) {
-      const float a = x[i], b = x[i + half];
+      const T a = x[i], b = x[i + half];
       x[i] = a * cosines[i] - b * sines[i];
       x[i + half] = b * cosines[i] + a * sines[i];
     }
@@ -34,26 +36,29 @@ BISUP_SCALAR inline void rope(float* x, int heads, int half, const float* cosine
 }
 
 // y += x.
-BISUP_SCALAR inline void add(const float* x, int count, float* y) noexcept {
+template <class T>
+BISUP_SCALAR inline void add(const T* x, int count, T* y) noexcept {
   for (int i = 0; i < count; ++i) y[i] += x[i];
 }
 
 // y = gate / (1 + exp(-gate)) * up; y may be gate or up.
-BISUP_SCALAR inline void swiglu(const float* gate, const float* up, int count, float* y) noexcept {
-  for (int i = 0; i < count; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+template <class T>
+BISUP_SCALAR inline void swiglu(const T* gate, const T* up, int count, T* y) noexcept {
+  for (int i = 0; i < count; ++i) y[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
 }
 
 // x = exp(x - max(x)) / sum of the same, in place.
-BISUP_SCALAR inline void softmax(float* x, int count) noexcept {
+template <class T>
+BISUP_SCALAR inline void softmax(T* x, int count) noexcept {
   if (count == 0) return;
-  const float largest = *std::max_element(x, x + count);
-  float sum = 0;
+  const T largest = *std::max_element(x, x + count);
+  T sum = 0;
   for (int i = 0; i < count; ++i) sum += x[i] = std::exp(x[i] - largest);
   for (int i = 0; i < count; ++i) x[i] /= sum;
 }
 
 // x = scale (H (x) I) x in place, H the Walsh-Hadamard matrix of n = 2^m in natural order: x is
-// [n, run], and butterflies join whole runs. A template, for transform/ is proved in double.
+// [n, run], and butterflies join whole runs.
 template <class T>
 BISUP_SCALAR inline void hadamard_runs(T* x, int n, int run, T scale) noexcept {
   for (int half = run; half < n * run; half *= 2) {
@@ -68,7 +73,8 @@ BISUP_SCALAR inline void hadamard_runs(T* x, int n, int run, T scale) noexcept {
 }
 
 // The same with runs of one: x = scale H x.
-BISUP_SCALAR inline void hadamard(float* x, int n, float scale) noexcept {
+template <class T>
+BISUP_SCALAR inline void hadamard(T* x, int n, T scale) noexcept {
   hadamard_runs(x, n, 1, scale);
 }
 

@@ -91,7 +91,7 @@ class AttendTask {
   [[nodiscard]] int last_split() const { return last_query() / attend_split; }
   [[nodiscard]] std::size_t scratch_floats() const {
     const auto panel = static_cast<std::size_t>(kv_panel * dim_);
-    return AttendState::floats(rows(), dim_) * 3 + panel * (2 * kv_panels + 3);
+    return AttendState::floats(rows(), dim_) * 3 + panel * (2 * kv_panels + 1);
   }
 
   // Everything: scratch holds scratch_floats().
@@ -174,60 +174,51 @@ class AttendTask {
       const KvHeadView& head = request_.heads[static_cast<std::size_t>(head_)];
       const AttentionKernels& kernels = attention_kernels();
       const int step = kv_panel * dim_;
-      load(head.keys, kernels.keys, true, tile, panels, panels + step, tile.exact_keys,
-           tile.packed_keys);
-      load(head.values, kernels.values, false, tile, panels, panels + (2 + kv_panels) * step,
-           tile.exact_values, tile.packed_values);
+      load(head.keys, tile, panels, panels + step, tile.exact_keys, tile.packed_keys,
+           [&](int p, float* into) {
+             const KvPlaneView& keys = head.keys;
+             const auto& read = keys.panel.format.channels ? kernels.channel_keys : kernels.keys;
+             read[bits_of(keys)](keys.codes(p), keys.scales(p), keys.zeros(p), keys.center,
+                                 keys.panel, into);
+           });
+      load(head.values, tile, panels, panels + (1 + kv_panels) * step, tile.exact_values,
+           tile.packed_values, [&](int p, float* into) {
+             const KvPlaneView& values = head.values;
+             kernels.values[bits_of(values)](values.codes(p), values.scales(p), values.zeros(p),
+                                             values.panel, into);
+           });
       kernels.attend(tile);
     }
   }
 
-  // Where the kernel finds the tile's panels: in the cache when they are exact, else unpacked
-  // behind `room`. What no query of the task sees is a panel of zeros.
-  void load(const KvPlaneView& plane, const std::array<AttentionKernels::Dequantize, 9>& unpack,
-            bool lanes, const AttentionTile& tile, const float* zeros, float* room,
-            const float** exact, const float** packed) const {
+  static std::size_t bits_of(const KvPlaneView& plane) {
+    return static_cast<std::size_t>(plane.panel.format.bits);
+  }
+
+  // Where the kernel finds the tile's panels: in the cache when they are exact, else unpacked into
+  // `room`. What no query of the task sees is a panel of zeros.
+  template <class Unpack>
+  void load(const KvPlaneView& plane, const AttentionTile& tile, const float* zeros, float* room,
+            const float** exact, const float** packed, Unpack unpack) const {
     const KvLaw& law = request_.law;
     const int panel_floats = kv_panel * dim_;
-    for (int i = 0; i < kv_panels; ++i) {
+    for (int i = 0; i < kv_panels; ++i, room += panel_floats) {
       exact[i] = packed[i] = zeros;
       const int first = tile.first_key + i * kv_panel, p = first / kv_panel;
       if (first > last_query()) continue;
       if (plane.panel.format.exact()) {
-        exact[i] = packed[i] = plane.fixed_panel(p);
+        exact[i] = packed[i] = plane.exact_panel(p);
         continue;
       }
-      const bool in_fixed = first < law.exact_below;
-      const bool in_recent =
-          law.recent > 0 && first + kv_panel > law.first_recent(tile.first_query);
-      if (in_fixed && in_recent && first + kv_panel > law.exact_below) {
-        merge(plane.fixed_panel(p), plane.recent_panel(p), law.exact_below - first, lanes, room);
-        exact[i] = room;
-      } else if (in_fixed) {
-        exact[i] = plane.fixed_panel(p);
-      } else if (in_recent) {
-        exact[i] = plane.recent_panel(p);
+      if (first < law.exact_below ||
+          (law.recent > 0 && first + kv_panel > law.first_recent(tile.first_query))) {
+        exact[i] = plane.exact_panel(p);
       }
       if (std::max(first, law.exact_below) <
           std::min(first + kv_panel, law.first_recent(last_query()))) {
-        const auto at = static_cast<std::ptrdiff_t>(p - plane.packed_first);
-        float* into = room + (1 + i) * panel_floats;
-        unpack[static_cast<std::size_t>(plane.panel.format.bits)](
-            plane.codes + at * plane.panel.code_bytes(),
-            plane.scales + at * plane.panel.parameters(),
-            plane.zeros + at * plane.panel.parameters(), plane.panel, into);
-        packed[i] = into;
+        unpack(p, room);
+        packed[i] = room;
       }
-    }
-  }
-
-  // The panel in which the sinks end: tokens below `fixed_tokens` from one, the others from the
-  // other.
-  void merge(const float* fixed, const float* recent, int fixed_tokens, bool lanes,
-             float* into) const {
-    for (int at = 0; at < kv_panel * dim_; ++at) {
-      const int token = lanes ? at % kv_panel : at / dim_;
-      into[at] = token < fixed_tokens ? fixed[at] : recent[at];
     }
   }
 

@@ -1,8 +1,8 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How are two float matrices multiplied? C = A B and C = A B^T for views with any stride, or added
-// to C; through the same packed tiles as ops/gemm_dense.hpp, bit-identical for any number of
+// How are two float matrices multiplied? C = A B, A B^T and A^T B for views with any stride, or
+// added to C; through the same packed tiles as ops/gemm_dense.hpp, bit-identical for any number of
 // threads.
 
 #include <bisup/core/contract.hpp>
@@ -37,6 +37,17 @@ inline void multiply(MatrixRef<const float> a, MatrixRef<const float> b, MatrixR
                            .y = c,
                            .accumulate = into == Into::add},
                           pool);
+}
+
+// C = A^T B, or C += A^T B. Requires a [k, m], b [k, n], c [m, n]; c must not overlap a or b.
+inline void transposed_multiply(MatrixRef<const float> a, MatrixRef<const float> b,
+                                MatrixRef<float> c, Into into, ThreadPool& pool) {
+  BISUP_EXPECTS(a.rows() == b.rows() && c.rows() == a.cols() && c.cols() == b.cols());
+  const DenseOperand x{a.data(), DType::f32, a.stride(), true};
+  const DenseOperand w{b.data(), DType::f32, b.stride(), true};
+  detail::multiply_blocks(
+      dense_gemm_kernel(),
+      {.x = x, .w = w, .count = a.rows(), .y = c, .accumulate = into == Into::add}, pool);
 }
 
 }  // namespace bisup

@@ -19,19 +19,22 @@ inline constexpr int kv_panel = 16;  // tokens that are stored together, aligned
 inline constexpr int kv_tile = 64;   // keys that one step of the online softmax covers
 inline constexpr int kv_panels = kv_tile / kv_panel;
 
-// How keys or values are stored: affine per token and head, f16 scales, u8 zero points.
+// How keys or values are stored: per token and head with f16 scales and, if affine, u8 zero points;
+// or (keys only, as KIVI has them) per channel over the 16 tokens of a panel.
 struct KvFormat {
-  int bits = 16;  // 2, 3, 4, 8; 16: exact floats
-  int group = 0;  // codes that share a scale; 0: the whole head
+  int bits = 16;                 // 2, 3, 4, 8; 16: exact floats
+  int group = 0;                 // codes that share a scale; 0: the whole head
+  Zero zero = Zero::affine;
+  bool channels = false;         // a scale for each channel of a panel; without groups
 
   friend constexpr bool operator==(const KvFormat&, const KvFormat&) = default;
   [[nodiscard]] constexpr bool exact() const { return bits == 16; }
   [[nodiscard]] constexpr bool valid() const {
     return (bits == 2 || bits == 3 || bits == 4 || bits == 8 || bits == 16) && group >= 0 &&
-           group % 32 == 0;
+           group % 32 == 0 && !(channels && (exact() || group != 0));
   }
   [[nodiscard]] constexpr Format format() const {
-    return {.bits = bits, .group = group, .zero = Zero::affine};
+    return {.bits = bits, .group = group, .zero = zero};
   }
 };
 
@@ -73,28 +76,43 @@ struct KvPanel {
   [[nodiscard]] constexpr int floats() const { return kv_panel * dim(); }
   [[nodiscard]] constexpr int token_bytes() const { return dim() * format.bits / 8; }  // of codes
   [[nodiscard]] constexpr int code_bytes() const { return kv_panel * token_bytes(); }
-  [[nodiscard]] constexpr int parameters() const { return kv_panel * groups(); }  // [groups][16]
+  [[nodiscard]] constexpr int parameters() const {  // [groups][16], or [dim]
+    return format.channels ? dim() : kv_panel * groups();
+  }
+  [[nodiscard]] constexpr int zero_bytes() const {
+    return format.zero == Zero::affine ? parameters() : 0;
+  }
 };
 
-// The keys, or the values, of one layer and head.
+// The keys, or the values, of one layer and head: where they begin in pages of one panel each.
 struct KvPlaneView {
   KvPanel panel;
-  const float* fixed =
-      nullptr;  // exact panels from position 0: the prompt and the sinks, or everything
-  const float* recent =
-      nullptr;  // exact panels of the window: panel p at (p - recent_first) % recent_panels
-  int recent_first = 0, recent_panels = 1;
-  const std::uint8_t* codes = nullptr;  // packed panels from packed_first on
-  const Half* scales = nullptr;
-  const std::uint8_t* zeros = nullptr;
-  int packed_first = 0;
+  // By panel: pages of exact floats (the prompt, the sinks and the window), and pages of codes or,
+  // if nothing is rounded, of all floats.
+  const std::byte* const* exact = nullptr;
+  const std::byte* const* stored = nullptr;
+  std::size_t exact_at = 0, codes_at = 0, scales_at = 0, zeros_at = 0;
+  // Exact panels from staged_first on lie here instead, one after another.
+  const float* staged = nullptr;
+  int staged_first = 0;
+  const float* center = nullptr;             // [dim]: what keys were stored without
+  const std::uint8_t* same_zeros = nullptr;  // of a symmetric format
 
-  [[nodiscard]] const float* fixed_panel(int p) const {
-    return fixed + static_cast<std::ptrdiff_t>(p) * panel.floats();
+  [[nodiscard]] const float* exact_panel(int p) const {
+    if (panel.format.exact()) return reinterpret_cast<const float*>(stored[p] + codes_at);
+    if (staged != nullptr && p >= staged_first)
+      return staged + static_cast<std::ptrdiff_t>(p - staged_first) * panel.floats();
+    return reinterpret_cast<const float*>(exact[p] + exact_at);
   }
-  [[nodiscard]] const float* recent_panel(int p) const {
-    return recent +
-           static_cast<std::ptrdiff_t>((p - recent_first) % recent_panels) * panel.floats();
+  [[nodiscard]] const std::uint8_t* codes(int p) const {
+    return reinterpret_cast<const std::uint8_t*>(stored[p] + codes_at);
+  }
+  [[nodiscard]] const Half* scales(int p) const {
+    return reinterpret_cast<const Half*>(stored[p] + scales_at);
+  }
+  [[nodiscard]] const std::uint8_t* zeros(int p) const {
+    if (same_zeros != nullptr) return same_zeros;
+    return reinterpret_cast<const std::uint8_t*>(stored[p] + zeros_at);
   }
 };
 

@@ -55,17 +55,89 @@ BISUP_OPTIMIZED inline void round_group(const float* x, int count, const KvRound
   }
 }
 
-// Four dims of 8 keys: the bytes of each 32-bit lane are one key's codes.
-template <int Bits, int Step>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
-BISUP_ALWAYS_INLINE void dequantize_step(const std::uint8_t* tile, __m256 scale, __m256i zero,
-                                         float* out) noexcept {
+BISUP_ALWAYS_INLINE float joined(__m256 low, __m256 high) noexcept {
+  alignas(32) float lanes[16];
+  _mm256_store_ps(lanes, low), _mm256_store_ps(lanes + 8, high);
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_OPTIMIZED inline RoundingSums rounding_sums(const float* x, int count, float scale,
+                                                  const KvRounding& r) noexcept {
+  const __m256 inverse = _mm256_set1_ps(r.inverse), low = _mm256_set1_ps(r.low),
+               high = _mm256_set1_ps(r.high), step = _mm256_set1_ps(scale);
+  __m256 error[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  __m256 square[2] = {error[0], error[0]}, product[2] = {error[0], error[0]};
+  for (int i = 0; i < count; i += 8) {
+    const __m256i mask = first_rows(count - i);
+    const __m256 v = _mm256_maskload_ps(x + i, mask);
+    const __m256 rounded =
+        _mm256_round_ps(_mm256_mul_ps(v, inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 level = _mm256_min_ps(_mm256_max_ps(rounded, low), high);
+    const __m256 off = _mm256_and_ps(_mm256_fnmadd_ps(step, level, v), _mm256_castsi256_ps(mask));
+    const int half = i / 8 % 2;
+    error[half] = _mm256_fmadd_ps(off, off, error[half]);
+    square[half] = _mm256_fmadd_ps(v, v, square[half]);
+    product[half] = _mm256_fmadd_ps(v, _mm256_mul_ps(step, level), product[half]);
+  }
+  return {joined(error[0], error[1]), joined(square[0], square[1]), joined(product[0], product[1])};
+}
+
+// Four dims of 8 keys: the bytes of each 32-bit lane are one key's codes. Scales and zero points
+// are those of the 8 tokens, or of one channel after the other.
+template <int Bits, int Step, bool Channels>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE
+    void dequantize_step(const std::uint8_t* tile, __m256 scale, __m256i zero, const float* scales,
+                         const std::uint8_t* zeros, const float* center, float* out) noexcept {
   const __m256i codes = unpack<Bits, Step>(tile), byte = _mm256_set1_epi32(0xff);
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) {
+    constexpr int first = 4 * Step;
+    if constexpr (Channels) {
+      scale = _mm256_set1_ps(scales[first + c]);
+      zero = _mm256_set1_epi32(zeros[first + c]);
+    }
     const __m256i code = _mm256_and_si256(_mm256_srli_epi32(codes, 8 * c), byte);
     const __m256 level = _mm256_cvtepi32_ps(_mm256_sub_epi32(code, zero));
-    _mm256_storeu_ps(out + (4 * Step + c) * kv_panel, _mm256_mul_ps(scale, level));
+    _mm256_storeu_ps(out + (first + c) * kv_panel,
+                     _mm256_fmadd_ps(scale, level, _mm256_set1_ps(center[first + c])));
+  }
+}
+
+template <int Bits, bool Channels>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE
+    void dequantize_tiles(const std::uint8_t* codes, const Half* scales, const std::uint8_t* zeros,
+                          const float* center, const KvPanel& panel, float* out) noexcept {
+  for (int d = 0; d < panel.dim(); d += panel16::tile_codes) {
+    for (int half = 0; half < 2; ++half) {
+      const auto at =
+          static_cast<std::size_t>(Channels ? d : d / panel.group() * kv_panel + half * half_rows);
+      const std::uint8_t* z = zeros + at;
+      alignas(32) float h[panel16::tile_codes];
+      const __m256 scale = load_scales(scales, Scale::f16, at);
+      if constexpr (Channels) {
+        for (std::size_t i = 0; i < panel16::tile_codes; i += 8)
+          _mm256_store_ps(h + i, load_scales(scales, Scale::f16, at + i));
+      }
+      const __m256i zero = load_zeros(z);
+      const std::uint8_t* tile = codes + half * half_bytes;
+      float* into = out + half * half_rows;
+      dequantize_step<Bits, 0, Channels>(tile, scale, zero, h, z, center, into);
+      dequantize_step<Bits, 1, Channels>(tile, scale, zero, h, z, center, into);
+      dequantize_step<Bits, 2, Channels>(tile, scale, zero, h, z, center, into);
+      dequantize_step<Bits, 3, Channels>(tile, scale, zero, h, z, center, into);
+      dequantize_step<Bits, 4, Channels>(tile, scale, zero, h, z, center, into);
+      dequantize_step<Bits, 5, Channels>(tile, scale, zero, h, z, center, into);
+      dequantize_step<Bits, 6, Channels>(tile, scale, zero, h, z, center, into);
+      dequantize_step<Bits, 7, Channels>(tile, scale, zero, h, z, center, into);
+    }
+    codes += tile_bytes<panel16, Bits>, out += panel16::tile_codes * kv_panel;
+    center += panel16::tile_codes;
   }
 }
 
@@ -73,25 +145,15 @@ template <int Bits>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED
     void dequantize_keys(const std::uint8_t* codes, const Half* scales, const std::uint8_t* zeros,
-                         const KvPanel& panel, float* out) noexcept {
-  for (int d = 0; d < panel.dim(); d += panel16::tile_codes) {
-    for (int half = 0; half < 2; ++half) {
-      const auto at = static_cast<std::size_t>(d / panel.group() * kv_panel + half * half_rows);
-      const __m256 scale = load_scales(scales, Scale::f16, at);
-      const __m256i zero = load_zeros(zeros + at);
-      const std::uint8_t* tile = codes + half * half_bytes;
-      float* into = out + half * half_rows;
-      dequantize_step<Bits, 0>(tile, scale, zero, into);
-      dequantize_step<Bits, 1>(tile, scale, zero, into);
-      dequantize_step<Bits, 2>(tile, scale, zero, into);
-      dequantize_step<Bits, 3>(tile, scale, zero, into);
-      dequantize_step<Bits, 4>(tile, scale, zero, into);
-      dequantize_step<Bits, 5>(tile, scale, zero, into);
-      dequantize_step<Bits, 6>(tile, scale, zero, into);
-      dequantize_step<Bits, 7>(tile, scale, zero, into);
-    }
-    codes += tile_bytes<panel16, Bits>, out += panel16::tile_codes * kv_panel;
-  }
+                         const float* center, const KvPanel& panel, float* out) noexcept {
+  dequantize_tiles<Bits, false>(codes, scales, zeros, center, panel, out);
+}
+template <int Bits>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_OPTIMIZED void dequantize_channel_keys(const std::uint8_t* codes, const Half* scales,
+                                             const std::uint8_t* zeros, const float* center,
+                                             const KvPanel& panel, float* out) noexcept {
+  dequantize_tiles<Bits, true>(codes, scales, zeros, center, panel, out);
 }
 
 // 8 consecutive codes of a row, which fill whole bytes. Reading a 32-bit word may pass the row's

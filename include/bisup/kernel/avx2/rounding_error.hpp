@@ -51,7 +51,7 @@ BISUP_ALWAYS_INLINE __m256 add_loss(__m256 sum, __m256 x, __m256 weight, __m256 
 template <bool Squares>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED inline float rounding_error(const float* x, const float* weights, int count,
-                                            Levels levels, float limit) noexcept {
+                                            CodeLevels levels, float limit) noexcept {
   const __m256 inverse = _mm256_set1_ps(1.0f / levels.scale), scale = _mm256_set1_ps(levels.scale);
   const __m256 low = _mm256_set1_ps(levels.low), high = _mm256_set1_ps(levels.high);
   __m256 even = _mm256_setzero_ps(), odd = even, weight = _mm256_set1_ps(1), other = weight;

@@ -44,18 +44,83 @@ BISUP_OPTIMIZED inline void round_group(const float* x, int count, const KvRound
   }
 }
 
-// Four dims of 16 keys: the bytes of each 32-bit lane are one key's codes.
-template <int Bits, int Step>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
-BISUP_ALWAYS_INLINE void dequantize_step(const std::uint8_t* tile, __m512 scale, __m512i zero,
-                                         float* out) noexcept {
+BISUP_ALWAYS_INLINE float joined(__m512 sum) noexcept {
+  alignas(64) float lanes[16];
+  _mm512_store_ps(lanes, sum);
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_OPTIMIZED inline RoundingSums rounding_sums(const float* x, int count, float scale,
+                                                  const KvRounding& r) noexcept {
+  const __m512 inverse = _mm512_set1_ps(r.inverse), low = _mm512_set1_ps(r.low),
+               high = _mm512_set1_ps(r.high), step = _mm512_set1_ps(scale);
+  __m512 error = _mm512_setzero_ps(), square = error, product = error;
+  for (int i = 0; i < count; i += 16) {
+    const __mmask16 mask = first_lanes(count - i);
+    const __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
+    const __m512 rounded = _mm512_roundscale_ps(_mm512_mul_ps(v, inverse),
+                                                _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 level = _mm512_min_ps(_mm512_max_ps(rounded, low), high);
+    const __m512 off = _mm512_fnmadd_ps(step, level, v);
+    error = _mm512_mask3_fmadd_ps(off, off, error, mask);
+    square = _mm512_fmadd_ps(v, v, square);
+    product = _mm512_fmadd_ps(v, _mm512_mul_ps(step, level), product);
+  }
+  return {joined(error), joined(square), joined(product)};
+}
+
+// Four dims of 16 keys: the bytes of each 32-bit lane are one key's codes. Scales and zero points
+// are those of the 16 tokens, or of one channel after the other.
+template <int Bits, int Step, bool Channels>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE
+    void dequantize_step(const std::uint8_t* tile, __m512 scale, __m512i zero, const float* scales,
+                         const std::uint8_t* zeros, const float* center, float* out) noexcept {
   const __m512i codes = unpack<Bits, Step>(tile), byte = _mm512_set1_epi32(0xff);
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) {
+    constexpr int first = 4 * Step;
+    if constexpr (Channels) {
+      scale = _mm512_set1_ps(scales[first + c]);
+      zero = _mm512_set1_epi32(zeros[first + c]);
+    }
     const __m512i code =
         _mm512_and_si512(_mm512_srli_epi32(codes, static_cast<unsigned>(8 * c)), byte);
     const __m512 level = _mm512_cvtepi32_ps(_mm512_sub_epi32(code, zero));
-    _mm512_storeu_ps(out + (4 * Step + c) * kv_panel, _mm512_mul_ps(scale, level));
+    _mm512_storeu_ps(out + (first + c) * kv_panel,
+                     _mm512_fmadd_ps(scale, level, _mm512_set1_ps(center[first + c])));
+  }
+}
+
+template <int Bits, bool Channels>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE
+    void dequantize_tiles(const std::uint8_t* codes, const Half* scales, const std::uint8_t* zeros,
+                          const float* center, const KvPanel& panel, float* out) noexcept {
+  for (int d = 0; d < panel.dim(); d += panel16::tile_codes) {
+    const auto at = static_cast<std::size_t>(Channels ? d : d / panel.group() * kv_panel);
+    const std::uint8_t* z = zeros + at;
+    alignas(64) float h[panel16::tile_codes];
+    const __m512 scale = load_scales(scales, Scale::f16, at);
+    if constexpr (Channels) {
+      _mm512_store_ps(h, scale);
+      _mm512_store_ps(h + 16, load_scales(scales, Scale::f16, at + 16));
+    }
+    const __m512i zero = load_zeros(z);
+    dequantize_step<Bits, 0, Channels>(codes, scale, zero, h, z, center, out);
+    dequantize_step<Bits, 1, Channels>(codes, scale, zero, h, z, center, out);
+    dequantize_step<Bits, 2, Channels>(codes, scale, zero, h, z, center, out);
+    dequantize_step<Bits, 3, Channels>(codes, scale, zero, h, z, center, out);
+    dequantize_step<Bits, 4, Channels>(codes, scale, zero, h, z, center, out);
+    dequantize_step<Bits, 5, Channels>(codes, scale, zero, h, z, center, out);
+    dequantize_step<Bits, 6, Channels>(codes, scale, zero, h, z, center, out);
+    dequantize_step<Bits, 7, Channels>(codes, scale, zero, h, z, center, out);
+    codes += tile_bytes<panel16, Bits>, out += panel16::tile_codes * kv_panel;
+    center += panel16::tile_codes;
   }
 }
 
@@ -63,21 +128,15 @@ template <int Bits>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_OPTIMIZED
     void dequantize_keys(const std::uint8_t* codes, const Half* scales, const std::uint8_t* zeros,
-                         const KvPanel& panel, float* out) noexcept {
-  for (int d = 0; d < panel.dim(); d += panel16::tile_codes) {
-    const auto at = static_cast<std::size_t>(d / panel.group() * kv_panel);
-    const __m512 scale = load_scales(scales, Scale::f16, at);
-    const __m512i zero = load_zeros(zeros + at);
-    dequantize_step<Bits, 0>(codes, scale, zero, out);
-    dequantize_step<Bits, 1>(codes, scale, zero, out);
-    dequantize_step<Bits, 2>(codes, scale, zero, out);
-    dequantize_step<Bits, 3>(codes, scale, zero, out);
-    dequantize_step<Bits, 4>(codes, scale, zero, out);
-    dequantize_step<Bits, 5>(codes, scale, zero, out);
-    dequantize_step<Bits, 6>(codes, scale, zero, out);
-    dequantize_step<Bits, 7>(codes, scale, zero, out);
-    codes += tile_bytes<panel16, Bits>, out += panel16::tile_codes * kv_panel;
-  }
+                         const float* center, const KvPanel& panel, float* out) noexcept {
+  dequantize_tiles<Bits, false>(codes, scales, zeros, center, panel, out);
+}
+template <int Bits>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_OPTIMIZED void dequantize_channel_keys(const std::uint8_t* codes, const Half* scales,
+                                             const std::uint8_t* zeros, const float* center,
+                                             const KvPanel& panel, float* out) noexcept {
+  dequantize_tiles<Bits, true>(codes, scales, zeros, center, panel, out);
 }
 
 // 16 consecutive codes of a row. Eight codes fill whole bytes, so two 32-bit words hold them; the

@@ -51,7 +51,7 @@ BISUP_ALWAYS_INLINE __m512 add_loss(__m512 sum, __m512 x, __m512 weight, __m512 
 template <bool Squares>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_OPTIMIZED inline float rounding_error(const float* x, const float* weights, int count,
-                                            Levels levels, float limit) noexcept {
+                                            CodeLevels levels, float limit) noexcept {
   const __m512 inverse = _mm512_set1_ps(1.0f / levels.scale), scale = _mm512_set1_ps(levels.scale);
   const __m512 low = _mm512_set1_ps(levels.low), high = _mm512_set1_ps(levels.high);
   __m512 even = _mm512_setzero_ps(), odd = even, weight = _mm512_set1_ps(1), other = weight;

@@ -48,7 +48,13 @@ void fill(KvCache& cache, int tokens) {
 TEST_CASE("allocated bytes are the allocator's, staging included") {
   for (const KvPolicy& policy :
        {KvPolicy{}, KvPolicy{.keys = {4}, .values = {4}},
-        KvPolicy{.sinks = 4, .recent = 30, .keys = {3}, .values = {2, 32}, .rotate_keys = true, .rotate_values = true},
+        KvPolicy{.sinks = 4,
+                 .recent = 30,
+                 .keys = {3},
+                 .values = {2, 32},
+                 .rotate_keys = true,
+                 .rotate_values = true,
+                 .center_keys = true},
         KvPolicy{.sinks = 300, .recent = 300, .keys = {8}, .values = {16}}}) {
     const std::size_t before = aligned_bytes;
     auto cache = KvCache::allocate(shape, policy);
@@ -63,6 +69,68 @@ TEST_CASE("allocated bytes are the allocator's, staging included") {
     CHECK((cache->allocated_bytes() > empty) == (policy.recent == 30));
     CHECK(cache->used_bytes() <= cache->allocated_bytes());
   }
+}
+
+TEST_CASE("32 sequences that share a prompt of 512 tokens cost one prompt") {
+  const CacheShape many{.layers = 3, .kv_heads = 2, .head_dim = 64, .capacity = 1024};
+  Random random(4);
+  const auto rows = random_matrix(random, 512, 128);
+  PromptCache stored(std::vector<int>(512, 1), 3, 2, 64);
+  for (int layer = 0; layer < 3; ++layer) stored.set(layer, rows.ref(), rows.ref());
+  for (const bool exact : {false, true}) {
+    const KvPolicy policy{.sinks = 4, .recent = 30, .keys = {4}, .values = {4}};
+    auto root = KvCache::allocate(many, policy, exact ? stored : PromptCache(),
+                                  {.sequences = 33, .tokens = 512 + 33 * 64});
+    REQUIRE(root);
+    for (int layer = 0; layer < 3 && !exact; ++layer) root->append(layer, rows.ref(), rows.ref());
+    const std::size_t one = root->pool().used_bytes();
+    std::vector<KvCache> forks;
+    for (int i = 0; i < 32; ++i) forks.push_back(root->fork().value());
+    CHECK(root->pool().used_bytes() == one);
+    CHECK_FALSE(root->fork());
+    // One token each: a copy of the page it goes into, and of the page that leaves the window into
+    // the packed ones; nothing of the prompt.
+    for (KvCache& fork : forks) {
+      for (int layer = 0; layer < 3; ++layer)
+        fork.append(layer, rows.ref().rows(0, 1), rows.ref().rows(0, 1));
+    }
+    const KvLayerPages& pages = root->pool().layer(0);
+    CHECK(root->pool().used_bytes() - one <=
+          32u * 3 * (pages.exact.page_bytes() + pages.stored.page_bytes()));
+    forks.clear();
+    CHECK(root->pool().used_bytes() == one);
+    CHECK(root->pool().allocated_bytes() >= one);
+    CHECK(root->fork());
+  }
+}
+
+TEST_CASE("a pool that is used up says so before anything is appended") {
+  const CacheShape small{.layers = 2, .kv_heads = 1, .head_dim = 32, .capacity = 400};
+  auto a = KvCache::allocate(small, {.keys = {4}, .values = {4}}, {},
+                             {.sequences = 2, .tokens = 96});
+  REQUIRE(a);
+  auto b = a->fork();
+  REQUIRE(b);
+  Random random(5);
+  const auto rows = random_matrix(random, 200, 32);
+  const auto append = [&](KvCache& cache, int tokens) {
+    for (int layer = 0; layer < 2; ++layer)
+      cache.append(layer, rows.ref().rows(0, tokens), rows.ref().rows(0, tokens));
+  };
+  REQUIRE(a->room(128));  // 96 tokens and one page begun by each sequence
+  REQUIRE_FALSE(a->room(129));
+  CHECK(a->room(129).error().code == Errc::cache_full);
+  append(*a, 100);
+  CHECK(b->room(16));
+  CHECK_FALSE(b->room(17));
+  a->truncate(10);
+  CHECK(b->room(112));
+  CHECK_FALSE(b->room(113));
+  append(*b, 112);
+  // What they share is written by neither: going on takes a copy.
+  a->truncate(0);
+  auto c = KvCache(std::move(*a));
+  CHECK(c.room(16));
 }
 
 TEST_CASE("used bytes are those of the tokens, segment by segment") {

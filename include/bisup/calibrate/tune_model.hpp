@@ -1,0 +1,93 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How do all blocks learn together? Their branches, clips and norm gains, and the final norm, are
+// tuned towards the float model's next-token distributions; this is where most of the gain is
+// (docs/bisup.md).
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include <bisup/calibrate/samples.hpp>
+#include <bisup/calibrate/simulated.hpp>
+#include <bisup/calibrate/stream.hpp>
+#include <bisup/calibrate/tune_block.hpp>
+#include <bisup/calibrate/tuning.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/llama/model.hpp>
+#include <bisup/ops/rms_norm.hpp>
+#include <bisup/tune/end_to_end.hpp>
+#include <bisup/tune/logit_loss.hpp>
+#include <bisup/tune/rope_angles.hpp>
+
+namespace bisup {
+
+namespace detail {
+
+// The embeddings of a crop's first tokens, as the model stores them.
+[[nodiscard]] inline Matrix<float> embedded(const llama::Model& model, const std::vector<int>& ids,
+                                            int length) {
+  Matrix<float> x(std::min(length, static_cast<int>(ids.size())), model.config.hidden_size);
+  for (int t = 0; t < x.rows(); ++t) {
+    for (int c = 0; c < x.cols(); ++c)
+      x(t, c) = model.embedding.view(ids[static_cast<std::size_t>(t)], c);
+  }
+  return x;
+}
+
+}  // namespace detail
+
+// exact: the float stream behind the last block; gain: the float model's final norm in the model's
+// basis. progress(step, steps) returns false to stop; what was best so far stays.
+template <class T = float>
+tune::PhaseReport tune_model(llama::Model& model, const Samples& samples, const Stream& exact,
+                             const Tuning& tuning, std::uint64_t seed, ThreadPool& pool,
+                             const std::function<bool(int, int)>& progress = {}) {
+  const int crops = static_cast<int>(samples.crops.size());
+  auto teacher = detail::beginnings(exact, 0, exact.samples(), tuning.length);
+  std::vector<Matrix<float>> inputs;
+  for (const auto* part : {&samples.crops, &samples.held_out}) {
+    for (const auto& ids : *part) inputs.push_back(detail::embedded(model, ids, tuning.length));
+  }
+  std::vector<tune::TextSample<T>> training, held_out;
+  for (std::size_t i = 0; i < teacher.size(); ++i) {
+    rms_norm(teacher[i].ref(), model.final_norm, model.config.norm_eps, teacher[i].ref(), pool);
+    (static_cast<int>(i) < crops ? training : held_out)
+        .push_back({inputs[i].ref(), teacher[i].ref()});
+  }
+  std::vector<tune::SimulatedBlock<T>> blocks;
+  const int heads = model.config.kv_heads;
+  for (int layer = 0; layer < model.config.layers; ++layer) {
+    blocks.push_back(simulated<T>(model.blocks[static_cast<std::size_t>(layer)],
+                                  model.block_shape(), model.kv.entry(layer, 0, heads), model.kv,
+                                  pool));
+  }
+  const Matrix<float> head = detail::float_weights(model.head, pool);
+  const tune::RopeAngleTable<T> angles(model.config, 0, tuning.length);
+  tune::EndToEndOptions options;
+  options.phase.steps = tuning.end_to_end_steps, options.seed = seed,
+  options.keep_activations = true;
+  options.rates = {.low_rank = tuning.rank > 0 ? tuning.end_to_end_branch_rate : 0,
+                   .clips = tuning.clips ? tuning.clip_rate : 0,
+                   .norm_gains = tuning.norm_gains ? tuning.gain_rate : 0};
+  tune::EndToEnd<T> tuner(blocks, angles.view(), model.final_norm,
+                          tune::LogitLoss<T>(head.ref(), head.ref()), training, held_out, options,
+                          pool);
+  const auto groups = tuner.groups();
+  tune::PhaseReport report =
+      tuner.run_phase(std::span<const tune::ParameterGroup<T>>(groups), progress);
+  for (int layer = 0; layer < model.config.layers; ++layer) {
+    const auto first = model.kv.table.begin() + static_cast<std::ptrdiff_t>(layer * heads);
+    std::vector<KvEntry> kv;
+    if (!model.kv.table.empty()) kv.assign(first, first + heads);
+    take_back(blocks[static_cast<std::size_t>(layer)],
+              model.blocks[static_cast<std::size_t>(layer)], kv);
+    if (!model.kv.table.empty()) std::copy(kv.begin(), kv.end(), first);
+  }
+  return report;
+}
+
+}  // namespace bisup

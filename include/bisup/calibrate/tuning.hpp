@@ -1,0 +1,47 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How much is tuned, and what? BiSup's vertical half as numbers: block by block towards the float
+// stream, then all blocks together towards the float model's logits. Every ingredient has a switch;
+// a preset is one row of a table.
+
+#include <array>
+#include <optional>
+#include <string_view>
+
+namespace bisup {
+
+struct Tuning {
+  int rank = 0;         // of the branches beside all seven linears; 0: none
+  int length = 512;     // first tokens of each crop that are tuned on
+  int block_steps = 0;  // for each block, one crop a step
+  int end_to_end_steps = 0;
+  bool clips = true, norm_gains = true;  // learned, beside the branches
+  // Of AdamW, in both stages.
+  double branch_rate = 1e-3, end_to_end_branch_rate = 5e-4, clip_rate = 2e-3, gain_rate = 5e-4;
+
+  friend bool operator==(const Tuning&, const Tuning&) = default;
+  [[nodiscard]] bool any() const { return block_steps > 0 || end_to_end_steps > 0; }
+};
+
+struct Preset {
+  std::string_view name;
+  int samples, length;  // crops of the calibration text
+  int block_steps, end_to_end_steps;
+};
+
+inline constexpr std::array presets = {
+    Preset{"demo", 16, 256, 6, 30},
+    Preset{"fast", 48, 512, 12, 60},
+    Preset{"default", 96, 512, 24, 240},
+    Preset{"thorough", 128, 2048, 240, 2000},
+};
+
+[[nodiscard]] inline std::optional<Preset> find_preset(std::string_view name) {
+  for (const Preset& preset : presets) {
+    if (preset.name == name) return preset;
+  }
+  return std::nullopt;
+}
+
+}  // namespace bisup

@@ -1,0 +1,179 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How are all blocks tuned together? KL of the quantized model's logits against the float model's,
+// over branches, clips of inputs and cache, and norm gains: this is where most of what tuning can
+// give comes from. Only the blocks' inputs are kept on the way up; each block is run again on the
+// way down.
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <bisup/core/contract.hpp>
+#include <bisup/core/matrix.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/tune/block_gradient.hpp>
+#include <bisup/tune/block_tuner.hpp>
+#include <bisup/tune/logit_loss.hpp>
+#include <bisup/tune/parameter_group.hpp>
+#include <bisup/tune/phase.hpp>
+#include <bisup/tune/rope_angles.hpp>
+#include <bisup/tune/simulated_block.hpp>
+
+namespace bisup::tune {
+
+// One crop: its embeddings and what the float model's final norm gives, both [tokens, hidden], the
+// caller's.
+template <class T>
+struct TextSample {
+  MatrixRef<const T> embedded, teacher;
+};
+
+struct EndToEndRates {
+  double low_rank = 5e-4, clips = 2e-3, norm_gains = 5e-4;  // 0: not learned
+};
+
+struct EndToEndOptions {
+  PhaseOptions phase = {.steps = 100, .evaluations = 4};
+  EndToEndRates rates = {};
+  std::uint64_t seed = 0;
+  // Keeps what every block's backward pass needs instead of running the block again: a quarter
+  // faster, for about 50 KB a token and block of SmolLM2's size.
+  bool keep_activations = false;
+};
+
+template <class T>
+class EndToEnd {
+ public:
+  // Blocks are changed in place; their weights stay as they are. final_norm: [hidden].
+  EndToEnd(std::span<SimulatedBlock<T>> blocks, const RopeAngles<T>& angles,
+           std::span<T> final_norm, LogitLoss<T> loss, std::span<const TextSample<T>> training,
+           std::span<const TextSample<T>> held_out, const EndToEndOptions& options,
+           ThreadPool& pool)
+      : blocks_(blocks),
+        angles_(angles),
+        final_norm_(final_norm),
+        loss_(std::move(loss)),
+        training_(training),
+        held_out_(held_out),
+        options_(options),
+        pool_(pool),
+        gradients_(blocks.size()),
+        final_norm_gradient_(final_norm.size()),
+        inputs_(blocks.size() + 1),
+        activations_(options.keep_activations ? blocks.size() : 1) {
+    BISUP_EXPECTS(!blocks.empty() && !training.empty() && !held_out.empty());
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+      gradients_[i].clear(blocks[i]);
+      refresh(blocks[i], pool);
+    }
+  }
+
+  // The groups of all blocks, with the rates of the options.
+  [[nodiscard]] std::vector<ParameterGroup<T>> groups() {
+    std::vector<ParameterGroup<T>> all;
+    const EndToEndRates& rates = options_.rates;
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      if (rates.low_rank > 0) all.push_back(low_rank(blocks_[i], gradients_[i], rates.low_rank));
+      if (rates.clips > 0) {
+        all.push_back(activation_clips(blocks_[i], gradients_[i], rates.clips));
+        all.push_back(cache_clips(blocks_[i], gradients_[i], rates.clips));
+      }
+      if (rates.norm_gains > 0) {
+        all.push_back(norm_gains(blocks_[i], gradients_[i], rates.norm_gains));
+      }
+    }
+    if (rates.norm_gains > 0) {
+      ParameterGroup<T> last{
+          .name = "final norm", .rate = rates.norm_gains, .wanted = {.norm_gains = true}};
+      last.add(final_norm_, final_norm_gradient_);
+      all.push_back(std::move(last));
+    }
+    return all;
+  }
+
+  // Mean KL on held-out crops with the blocks as they are.
+  [[nodiscard]] double held_out_loss() {
+    double sum = 0;
+    for (const auto& sample : held_out_) {
+      run(sample);
+      sum += loss_(normed_.ref(), sample.teacher, {}, pool_);
+    }
+    return sum / static_cast<double>(held_out_.size());
+  }
+
+  // Learns the groups' parameters (groups() or any other), which end as the best on held-out crops,
+  // the start included.
+  PhaseReport run_phase(std::span<const ParameterGroup<T>> groups,
+                        std::function<bool(int, int)> progress = {}) {
+    const Wanted wanted = wanted_by(groups);
+    BISUP_EXPECTS(!wanted.weights());
+    PhaseWork work;
+    work.learn = [&](int step) { return learn(step, wanted); };
+    work.held_out = [&] { return held_out_loss(); };
+    work.progress = std::move(progress);
+    return tune::run_phase<T>(groups, options_.phase, work);
+  }
+
+ private:
+  [[nodiscard]] BlockActivations<T>& activations(std::size_t block) {
+    return activations_[options_.keep_activations ? block : 0];
+  }
+  [[nodiscard]] MatrixRef<const T> input(std::size_t block, const TextSample<T>& sample) const {
+    return block == 0 ? sample.embedded : inputs_[block].ref();
+  }
+  [[nodiscard]] T norm_eps() const { return static_cast<T>(blocks_[0].shape.norm_eps); }
+
+  void run(const TextSample<T>& sample) {
+    const int tokens = sample.embedded.rows();
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      inputs_[i + 1].resize(tokens, sample.embedded.cols());
+      forward<T>(blocks_[i], angles_.first(tokens), input(i, sample), activations(i),
+                 inputs_[i + 1].ref(), pool_);
+    }
+    normed_.resize(tokens, sample.embedded.cols());
+    rms_norm<T>(inputs_.back().ref(), final_norm_, norm_eps(), normed_.ref(), pool_);
+  }
+
+  double learn(int step, const Wanted& wanted) {
+    const int which = shuffled(step, static_cast<int>(training_.size()), options_.seed);
+    const TextSample<T>& sample = training_[static_cast<std::size_t>(which)];
+    run(sample);
+    g_.resize(normed_.rows(), normed_.cols());
+    const double loss = loss_(normed_.ref(), sample.teacher, g_.ref(), pool_);
+    std::fill(final_norm_gradient_.begin(), final_norm_gradient_.end(), T(0));
+    rms_norm_gradient<T>(std::as_const(inputs_.back()).ref(), final_norm_, norm_eps(), g_.ref(),
+                         g_.ref(), final_norm_gradient_, inverse_roots_, pool_);
+    for (std::size_t i = blocks_.size(); i-- > 0;) {
+      BlockActivations<T>& a = activations(i);
+      const auto at = angles_.first(g_.rows());
+      if (!options_.keep_activations) forward<T>(blocks_[i], at, input(i, sample), a, {}, pool_);
+      gradients_[i].clear(blocks_[i]);
+      Wanted here = wanted;
+      here.input = i > 0;
+      backward<T>(blocks_[i], at, a, g_.ref(), here, gradients_[i], scratch_, pool_);
+    }
+    return loss;
+  }
+
+  std::span<SimulatedBlock<T>> blocks_;
+  RopeAngles<T> angles_;
+  std::span<T> final_norm_;
+  LogitLoss<T> loss_;
+  std::span<const TextSample<T>> training_, held_out_;
+  EndToEndOptions options_;
+  ThreadPool& pool_;
+  std::vector<BlockGradient<T>> gradients_;
+  std::vector<T> final_norm_gradient_, inverse_roots_;
+  std::vector<Matrix<T>> inputs_;  // of each block, and of the final norm
+  std::vector<BlockActivations<T>> activations_;
+  BlockScratch<T> scratch_;
+  Matrix<T> normed_, g_;
+};
+
+}  // namespace bisup::tune

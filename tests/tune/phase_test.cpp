@@ -1,0 +1,130 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <bisup/tune/phase.hpp>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include <bisup_test.hpp>
+
+namespace {
+
+using namespace bisup::tune;
+
+// Two numbers whose training loss is their squared distance from `goal`.
+struct Bowl {
+  std::vector<double> x = {3, -2}, g = {0, 0}, goal = {0, 0};
+  ParameterGroup<double> group;
+  int changes = 0;
+
+  explicit Bowl(double rate) {
+    group.name = "bowl", group.rate = rate, group.changes_weights = true;
+    group.add(std::span<double>(x), std::span<const double>(g));
+  }
+  double loss() const { return std::pow(x[0] - goal[0], 2) + std::pow(x[1] - goal[1], 2); }
+  double learn() {
+    g = {2 * (x[0] - goal[0]), 2 * (x[1] - goal[1])};
+    return loss();
+  }
+  PhaseReport run(const PhaseOptions& options, PhaseWork work) {
+    work.changed = [this](bool weights) { changes += weights ? 1 : 0; };
+    return run_phase<double>({&group, 1}, options, work);
+  }
+};
+
+TEST_CASE("a phase descends and reports what it saw") {
+  Bowl bowl(0.5);
+  const auto report = bowl.run({.steps = 30, .evaluations = 4},
+                               {[&](int) { return bowl.learn(); }, [&] { return bowl.loss(); }});
+  CHECK(report.before == 13);
+  CHECK(report.best < 1);
+  CHECK(report.best == bowl.loss());
+  CHECK(report.training.size() == 30);
+  CHECK(report.held_out.size() == 5);
+  CHECK(report.recoveries == 0);
+  CHECK(bowl.changes == 32);  // the start, each step, the best put back
+}
+
+TEST_CASE("a phase never ends worse than it began, and ends at its best") {
+  Bowl away(0.5);
+  away.goal = {100, 100};  // training pulls away from what held-out data want
+  const auto held_out = [&] { return std::fabs(away.x[0] - 3) + std::fabs(away.x[1] + 2); };
+  const auto report = away.run({.steps = 9}, {[&](int) { return away.learn(); }, held_out});
+  CHECK(report.best == 0);
+  CHECK(report.best_step == 0);
+  CHECK(away.x == std::vector<double>{3, -2});
+
+  Bowl past(1);  // passes the best on its way
+  past.goal = {-50, -2};
+  const auto turned =
+      past.run({.steps = 20, .evaluations = 20, .schedule = {0, 1}},
+               {[&](int) { return past.learn(); }, [&] { return std::fabs(past.x[0]); }});
+  CHECK(turned.best_step > 0);
+  CHECK(turned.best_step < 20);
+  CHECK(std::fabs(past.x[0]) == turned.best);
+}
+
+TEST_CASE(
+    "a loss that is not finite returns to the best with half the rates, three times at most") {
+  Bowl bowl(0.1);
+  std::vector<double> before_step;
+  const auto report = bowl.run({.steps = 40, .evaluations = 40, .schedule = {0, 1}},
+                               {[&](int step) {
+                                  before_step.push_back(bowl.x[0]);
+                                  bowl.learn();
+                                  return step == 5 ? std::nan("") : bowl.loss();
+                                },
+                                [&] { return bowl.loss(); }});
+  CHECK(report.recoveries == 1);
+  CHECK(before_step[6] == before_step[5]);  // the best was the last one
+  // The first step of an optimizer that was reset has the length of its rate.
+  CHECK(before_step[6] - before_step[7] == Approx(0.05).epsilon(1e-6));  // epsilon is 1e-8
+  CHECK(report.best < report.before);
+
+  Bowl broken(0.1);
+  const auto given_up =
+      broken.run({.steps = 40}, {[&](int) {
+                                   broken.g = {std::numeric_limits<double>::infinity(), 0};
+                                   return 1.0;
+                                 },
+                                 [&] { return broken.loss(); }});
+  CHECK(given_up.recoveries == 4);
+  CHECK(given_up.training.size() == 4);
+  CHECK(broken.x == std::vector<double>{3, -2});
+}
+
+TEST_CASE("held-out data that are not finite are never the best") {
+  Bowl bowl(0.5);
+  int calls = 0;
+  const auto report = bowl.run({.steps = 6, .evaluations = 6},
+                               {[&](int) { return bowl.learn(); },
+                                [&] { return ++calls % 2 == 0 ? std::nan("") : bowl.loss(); }});
+  CHECK(std::isfinite(report.best));
+  CHECK(report.best == bowl.loss());
+}
+
+TEST_CASE("the norm of all gradients together is bounded before the optimizer sees them") {
+  Bowl bowl(1);
+  bowl.goal = {-1e6, -2};
+  // With epsilon far above the bounded gradient a step is rate * g / epsilon.
+  const PhaseOptions options{.steps = 1,
+                             .evaluations = 1,
+                             .adamw = {.beta1 = 0, .beta2 = 0, .epsilon = 1e6},
+                             .gradient_norm = 2};
+  const auto report =
+      bowl.run(options, {[&](int) { return bowl.learn(); }, [&] { return bowl.x[0]; }});
+  CHECK(report.best == Approx(3 - 2 / 1e6).epsilon(1e-9));  // 2 / (1e6 + 2)
+}
+
+TEST_CASE("penalties are part of the loss, and a caller may stop a phase") {
+  Bowl bowl(0.5);
+  bowl.group.gather = [&] { return bowl.g[0] += 1, 10.0; };
+  PhaseWork work{[&](int) { return bowl.learn(); }, [&] { return bowl.loss(); }};
+  work.progress = [](int step, int steps) { return steps == 8 && step < 3; };
+  const auto report = bowl.run({.steps = 8, .evaluations = 1}, work);
+  CHECK(report.interrupted);
+  CHECK(report.training == std::vector<double>{23, report.training[1], report.training[2]});
+  CHECK(report.held_out.size() == 2);  // what was learned until then is judged too
+}
+
+}  // namespace
