@@ -22,6 +22,7 @@ TEST_CASE("a folder and the artefact made from it are told apart, and carry the 
   CHECK(source->weights_note == "F16");
   CHECK(source->model.scheme == Scheme{});
   CHECK_FALSE(source->tokenizer.tokenizer_json.empty());
+  CHECK_FALSE(source->tokenizer.tokenizer_config.empty());
 
   const fs::path path = fs::temp_directory_path() /
                         ("bisup_model_file_" + std::to_string(::getpid()) + ".safetensors");
