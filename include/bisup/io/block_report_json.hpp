@@ -41,6 +41,7 @@ namespace bisup::io {
           {"held_out_loss", report.held_out_loss},
           {"key_clip", report.key_clip},
           {"value_clip", report.value_clip},
+          {"tuning_gain", report.tuning_gain},
           {"inputs", inputs},
           {"linears", linears},
           {"seconds", report.seconds}};
@@ -61,6 +62,7 @@ namespace bisup::io {
           {"clips", clips},
           {"key_clip", report.key_clip},
           {"value_clip", report.value_clip},
+          {"tuning_gain", report.tuning_gain},
           {"errors", errors},
           {"damping", damping},
           {"fell_back", fell_back},
@@ -82,8 +84,10 @@ namespace bisup::io {
   JsonFields fields(d, where);
   BlockReport report;
   report.layer = fields.integer("layer");
-  report.loss = fields.number("loss", nan), report.held_out_loss = fields.number("held_out_loss", nan);
+  report.loss = fields.number("loss", nan);
+  report.held_out_loss = fields.number("held_out_loss", nan);
   report.key_clip = number(fields, "key_clip"), report.value_clip = number(fields, "value_clip");
+  report.tuning_gain = fields.number("tuning_gain", nan);
   report.seconds = fields.number("seconds", nan);
   const Json* inputs = fields.find("inputs");
   const Json* linears = fields.find("linears");
