@@ -115,7 +115,7 @@ struct BenchCommand {
   Result<std::vector<double>> measure(const llama::Model& model, const Test& test,
                                       bisup::ThreadPool& pool) const {
     auto session =
-        llama::Session::make(model, test.depth + test.tokens(), kv_policy(model.scheme, kv), pool);
+        llama::Session::make(model, test.depth + test.tokens(), kv_policy(model, kv), pool);
     if (!session) return session.error();
     bisup::Random random(1);
     std::vector<int> ids(static_cast<std::size_t>(test.depth + test.tokens()));

@@ -64,8 +64,8 @@ void add_kv_options(CLI::App& sub, KvOptions& options) {
       ->capture_default_str();
 }
 
-bisup::KvPolicy kv_policy(const bisup::Scheme& scheme, const KvOptions& options) {
-  bisup::KvPolicy policy = bisup::KvPolicy::of(scheme);
+bisup::KvPolicy kv_policy(const bisup::llama::Model& model, const KvOptions& options) {
+  bisup::KvPolicy policy = model.kv;  // calibrated clips and the rotation of keys are in there
   policy.sinks = options.sinks, policy.recent = options.recent;
   return policy;
 }

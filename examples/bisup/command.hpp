@@ -42,12 +42,12 @@ struct Common {
 CLI::App* add_subcommand(CLI::App& app, const char* name, const char* does, const char* example,
                          Common& common);
 
-// How exactly the past is remembered, beside what the scheme says.
+// How exactly the past is remembered, beside what the model says.
 struct KvOptions {
   int sinks = 0, recent = 0;
 };
 void add_kv_options(CLI::App& sub, KvOptions& options);
-[[nodiscard]] bisup::KvPolicy kv_policy(const bisup::Scheme& scheme, const KvOptions& options);
+[[nodiscard]] bisup::KvPolicy kv_policy(const bisup::llama::Model& model, const KvOptions& options);
 
 void add_scheme_option(CLI::App& sub, std::string& scheme, const char* does);
 void add_sampling_options(CLI::App& sub, bisup::llama::SamplingOptions& options,

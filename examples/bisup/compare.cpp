@@ -32,8 +32,8 @@ struct CompareCommand {
     if (!ids) return ids.error();
     Meter meter("windows");
     const auto& model = file->model;
-    const auto result = bisup::divergence(model, kv_policy(model.scheme, kv), theirs->model,
-                                          bisup::KvPolicy::of(theirs->model.scheme), *ids, windows,
+    const auto result = bisup::divergence(model, kv_policy(model, kv), theirs->model,
+                                          theirs->model.kv, *ids, windows,
                                           pool, std::ref(meter));
     if (!result) return about(result.error(), blamed(result.error(), text, common.model));
     if (common.json) {
@@ -44,9 +44,11 @@ struct CompareCommand {
              {"perplexity", result->model.perplexity()},
              {"nll", result->model.nll},
              {"nll_stderr", result->model.nll_stderr},
+             {"window_nll", result->model.window_nll},
              {"reference_perplexity", result->reference.perplexity()},
              {"reference_nll", result->reference.nll},
              {"reference_nll_stderr", result->reference.nll_stderr},
+             {"reference_window_nll", result->reference.window_nll},
              {"windows", result->model.windows},
              {"tokens", result->model.tokens},
              {"context", result->model.context},

@@ -103,7 +103,7 @@ Result<Answer> Conversation::answer(const std::vector<int>& request, const text:
   if (session_.empty()) {
     const int capacity = std::min(options_.context, model().config.max_positions) + stored;
     auto made = bisup::llama::Session::make(model(), capacity,
-                                            kv_policy(model().scheme, options_.kv), pool_);
+                                            kv_policy(model(), options_.kv), pool_);
     if (!made) return about(made.error(), options_.common.model);
     session_.push_back(std::move(made).value());
   }

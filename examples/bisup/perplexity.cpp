@@ -43,7 +43,7 @@ struct PerplexityCommand {
     Meter meter("windows");
     const auto& model = file->model;
     const auto result =
-        bisup::perplexity(model, *ids, windows, kv_policy(model.scheme, kv), pool, std::ref(meter));
+        bisup::perplexity(model, *ids, windows, kv_policy(model, kv), pool, std::ref(meter));
     if (!result) return about(result.error(), blamed(result.error(), text, common.model));
     if (common.json) {
       print({{"perplexity", result->perplexity()},

@@ -10,9 +10,12 @@
 #include <bisup/llama/model_size.hpp>
 #include <filesystem>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "calibration.hpp"
 #include "command.hpp"
+#include "report.hpp"
 #include "terminal.hpp"
 
 namespace command {
@@ -37,6 +40,7 @@ std::size_t peak_memory() {
 struct QuantizeCommand {
   Common common;
   CalibrationOptions calibration;
+  ReportOptions report;
   std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search";
   std::string streams = "f32", preset, weight_clip, moments;
   int keepers = -1, rank = -1, block_steps = -1, end_to_end_steps = -1;
@@ -94,7 +98,7 @@ struct QuantizeCommand {
     const auto model = bisup::round_to_nearest(file->model, parsed, pool, std::ref(meter));
     if (!model) return about(model.error(), common.model);
     return save(*model, file->tokenizer, {.recipe = method, .float_weights = file->weights_note},
-                nlohmann::json::array(), clock);
+                {}, {{"rounding", clock.seconds()}}, pool, clock);
   }
 
   Result<void> calibrate(const bisup::Scheme& parsed, bisup::ThreadPool& pool,
@@ -103,6 +107,7 @@ struct QuantizeCommand {
     if (!source) return source.error();
     const auto data = read_calibration(calibration, source->checkpoint, source->tokenizer, pool);
     if (!data) return data.error();
+    const double read = clock.seconds();
     Meter meter("blocks");
     bisup::CalibrateOptions options;
     options.seed = calibration.samples.seed;
@@ -116,8 +121,6 @@ struct QuantizeCommand {
     const auto done =
         bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
     if (!done) return about(done.error(), common.model);
-    auto layers = nlohmann::json::array();
-    for (const auto& block : done->blocks) layers.push_back(summary(block));
     if (!done->end_to_end.held_out.empty()) {
       fmt::print(stderr, "end to end: KL on held-out crops {:.4f} -> {:.4f} after {} steps\n",
                  done->end_to_end.before, done->end_to_end.best, done->end_to_end.best_step);
@@ -126,7 +129,8 @@ struct QuantizeCommand {
                 {.recipe = method,
                  .float_weights = source->weights_note,
                  .details = {{"calibration", data->provenance}}},
-                layers, clock);
+                done->blocks, {{"reading", read}, {"calibrating", clock.seconds() - read}}, pool,
+                clock);
   }
 
   static nlohmann::json summary(const bisup::BlockReport& block) {
@@ -152,14 +156,38 @@ struct QuantizeCommand {
   }
 
   Result<void> save(const bisup::llama::Model& model, const bisup::io::TokenizerFiles& tokenizer,
-                    const bisup::io::Provenance& provenance, const nlohmann::json& layers,
+                    const bisup::io::Provenance& provenance,
+                    const std::vector<bisup::BlockReport>& blocks,
+                    std::vector<bisup::TimeReport> times, bisup::ThreadPool& pool,
                     const Clock& clock) const {
+    const double ready = clock.seconds();
     if (interrupted()) return Error{Errc::interrupted, "stopped"};
     if (auto saved = bisup::io::save_artefact(output, model, tokenizer, provenance); !saved)
       return about(saved.error(), output);
     const auto size = bisup::llama::model_size(model);
     const auto bytes = std::filesystem::file_size(output);
+    const auto memory = peak_memory();
+    if (!report.output.empty()) {
+      times.push_back({"writing", clock.seconds() - ready});
+      const auto data = provenance.details.find("calibration");
+      auto written = write_report(
+          report,
+          {.model = common.model,
+           .method = method,
+           .output = output,
+           .explanation = bisup::explain(recipe()),
+           .calibration = data == provenance.details.end() ? nlohmann::json(nullptr) : *data,
+           .blocks = blocks,
+           .times = std::move(times),
+           .bytes = bytes,
+           .peak_memory_bytes = memory,
+           .seconds = clock.seconds()},
+          model, pool);
+      if (!written) return about(written.error(), report.output);
+    }
     if (common.json) {
+      auto layers = nlohmann::json::array();
+      for (const auto& block : blocks) layers.push_back(summary(block));
       print({{"model", common.model},
              {"scheme", model.scheme.name()},
              {"method", method},
@@ -167,7 +195,7 @@ struct QuantizeCommand {
              {"bytes", bytes},
              {"bits_per_weight", size.bits_per_weight()},
              {"parameters", size.parameters},
-             {"peak_memory_bytes", peak_memory()},
+             {"peak_memory_bytes", memory},
              {"layers", layers},
              {"seconds", clock.seconds()}});
       return {};
@@ -232,6 +260,7 @@ void add_quantize(CLI::App& app, Action& action) {
   sub->add_option("--streams", options->streams, "activations between blocks: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
+  add_report_options(*sub, options->report);
   sub->add_flag("--explain", options->explain, "print what the method does and stop");
   sub->add_option("-o,--output", options->output, "the file to write, .safetensors")->required();
   sub->callback([options, &action] { action = [options] { return options->run(); }; });

@@ -78,16 +78,20 @@ class ModelBasis {
   [[nodiscard]] llama::DenseTensor stored_rows(const llama::DenseTensor& embedding,
                                                ThreadPool& pool) const {
     if (!rotates_) return llama::as_half(embedding);
-    Matrix<float> rows = llama::as_matrix(embedding.view);
-    rotate_rows(rows.ref(), residual_, pool);
-    return llama::as_half(llama::dense_tensor(std::move(rows)));
+    return llama::as_half(embedding,
+                          [&](MatrixRef<float> rows) { rotate_rows(rows, residual_, pool); });
   }
 
-  // lm_head, [vocab, hidden]; the final norm's weight moves into it.
-  void change_head(MatrixRef<float> head, std::vector<float>& final_norm, ThreadPool& pool) const {
+  // Rows of lm_head, [rows, hidden]; the final norm's weight moves into them.
+  void change_head(MatrixRef<float> rows, std::span<const float> final_norm,
+                   ThreadPool& pool) const {
     if (!rotates_) return;
-    fold_final_norm<float>(head, final_norm);
-    rotate_rows(head, residual_, pool);
+    scale_columns(rows, final_norm);
+    rotate_rows(rows, residual_, pool);
+  }
+  // What is left of the final norm.
+  void change_final_norm(std::vector<float>& norm) const {
+    if (rotates_) norm.assign(norm.size(), 1.0f);
   }
 
   void change(BasisBlock& block, ThreadPool& pool) const {

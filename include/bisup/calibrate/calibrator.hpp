@@ -112,16 +112,21 @@ Result<void> finish_model(const S& source, const ModelBasis& basis, llama::Model
   auto head = source.tensor(source.config().tied_embeddings ? "model.embed_tokens.weight"
                                                             : "lm_head.weight");
   if (!head) return head.error();
-  Matrix<float> weights = llama::as_matrix(head->view);
-  basis.change_head(weights.ref(), model.final_norm, pool);
+  const auto change = [&](MatrixRef<float> rows) {
+    basis.change_head(rows, model.final_norm, pool);
+  };
   if (model.scheme.head_bits == 8) {
+    Matrix<float> weights = llama::as_matrix(head->view);
+    change(weights.ref());
     auto packed = quantize(weights.ref(), int8_channel::value, Nearest{}, pool);
     if (!packed) return packed.error();
     model.head = llama::AnyLinear(std::move(packed).value());
     if (model.scheme.quantizes_activations()) model.head_input = {int8_token, false};
   } else {
-    model.head = llama::AnyLinear(llama::as_half(llama::dense_tensor(std::move(weights))));
+    model.head =
+        llama::AnyLinear(basis.rotates() ? llama::as_half(*head, change) : llama::as_half(*head));
   }
+  basis.change_final_norm(model.final_norm);
   return {};
 }
 
@@ -182,6 +187,8 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
     if (options.progress && !options.progress(result.blocks.back(), config.layers))
       return Error{Errc::interrupted, "stopped"};
   }
+  streams->quantized = Stream();  // the head needs the room
+  if (recipe.tuning.end_to_end_steps == 0) streams->exact = Stream();
   if (auto done = detail::finish_model(source, *basis, model, pool); !done) return done.error();
   if (recipe.tuning.end_to_end_steps > 0) {
     result.end_to_end = tune_model<>(model, samples, streams->exact, recipe.tuning, options.seed,
