@@ -72,6 +72,11 @@ Result<bisup::text::CalibrationText> from_file(const CalibrationOptions& options
 
 }  // namespace
 
+bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options) {
+  const auto& samples = options.samples;
+  return {samples.samples, bisup::held_out_samples(samples.samples), samples.length};
+}
+
 Result<CalibrationData> read_calibration(const CalibrationOptions& options,
                                          const bisup::io::Checkpoint& source,
                                          const bisup::io::TokenizerFiles& tokenizer,
