@@ -204,7 +204,7 @@ TEST_CASE("a folder that is somebody's is refused, with what to do") {
   CHECK(says(why(other.open(work, true)), "scheme is \"W4A4KV4-g32-head16\" there"));
   other = Run{};
   other.samples = few_samples(2);
-  CHECK(says(why(other.open(work, true)), "samples.crc32c"));
+  CHECK(says(why(other.open(work, true)), "tokens.crc32c"));
   other = Run{};
   other.stream = DType::bf16;
   CHECK(says(why(other.open(work, true)), "streams is \"f32\" there and \"bf16\" here"));

@@ -56,9 +56,9 @@ TEST_CASE("whatever changes the result changes the plan, and the difference has 
       {"recipe.tuning.end_to_end_branch_rate", [](Inputs& i) { i.recipe.tuning.end_to_end_branch_rate = 1; }},
       {"recipe.tuning.clip_rate", [](Inputs& i) { i.recipe.tuning.clip_rate = 1; }},
       {"recipe.tuning.gain_rate", [](Inputs& i) { i.recipe.tuning.gain_rate = 1; }},
-      {"samples.crc32c", [](Inputs& i) { i.samples.crops[1][2] = 7; }},
-      {"samples.crc32c", [](Inputs& i) { i.samples.crops = {{1, 2}, {3, 4, 5, 6}}; }},  // the same ids
-      {"samples.crc32c", [](Inputs& i) { i.samples.held_out[0][0] = 8; }},
+      {"tokens.crc32c", [](Inputs& i) { i.samples.crops[1][2] = 7; }},
+      {"tokens.crc32c", [](Inputs& i) { i.samples.crops = {{1, 2}, {3, 4, 5, 6}}; }},  // the same ids
+      {"tokens.crc32c", [](Inputs& i) { i.samples.held_out[0][0] = 8; }},
       {"streams", [](Inputs& i) { i.options.stream = DType::bf16; }},
       {"seed", [](Inputs& i) { i.options.seed = 1; }},
   });

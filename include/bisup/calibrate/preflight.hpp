@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // Can this calibration work, and what will it need? Answered from sizes alone, before anything long:
-// memory and operations are estimates, the size of the quantized model is exact.
+// memory and operations are estimates, the size of the quantized model is exact but for branches
+// that turn out to be no help and are left out.
 
 #include <algorithm>
 #include <array>

@@ -97,7 +97,7 @@ namespace detail {
   }
   return {{"crops", samples.crops.size()},
           {"held_out", samples.held_out.size()},
-          {"tokens", samples.tokens()},
+          {"count", samples.tokens()},
           {"crc32c", sum}};
 }
 
@@ -118,7 +118,7 @@ namespace detail {
           {"model", model},
           {"scheme", scheme.name()},
           {"recipe", describe(recipe)},
-          {"samples", describe(samples)},
+          {"tokens", describe(samples)},  // last: a seed or a length names itself before they do
           {"streams", name(options.stream)},
           {"seed", options.seed}};
 }

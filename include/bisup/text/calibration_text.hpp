@@ -59,8 +59,8 @@ namespace detail {
 }  // namespace detail
 
 // JSON lines if `where` ends in .jsonl: one object a line, {"text": "..."} or {"messages": [...]}.
-// Errors name the file and the line: malformed (not UTF-8, a line that is no such object),
-// unsupported (conversations without a template); too_short: no document at all.
+// Errors name the file and the line: malformed and missing (not UTF-8, a line that is no such
+// object), unsupported (conversations without a template); too_short: no document at all.
 [[nodiscard]] inline Result<CalibrationText> read_calibration_text(std::string_view bytes,
                                                                    const std::string& where,
                                                                    const Tokenizer& tokenizer,
