@@ -62,7 +62,7 @@ Result<bisup::text::CalibrationText> from_file(const CalibrationOptions& options
   if (!tokenizer) return tokenizer.error();
   const auto text = read_text(options.text);
   if (!text) return text.error();
-  const auto chat = bisup::text::ChatTemplate::recognize(files.chat_template, files.where);
+  const auto chat = bisup::text::load_chat_template(files);
   bisup::text::ChatFormat format;
   if (chat) format.chat = &*chat;
   format.options.bos = tokenizer->token(tokenizer->bos());
@@ -71,6 +71,11 @@ Result<bisup::text::CalibrationText> from_file(const CalibrationOptions& options
 }
 
 }  // namespace
+
+bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options) {
+  const auto& samples = options.samples;
+  return {samples.samples, bisup::held_out_samples(samples.samples), samples.length};
+}
 
 Result<CalibrationData> read_calibration(const CalibrationOptions& options,
                                          const bisup::io::Checkpoint& source,

@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <bisup/calibrate/preflight.hpp>
 #include <bisup/calibrate/samples.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/thread_pool.hpp>
@@ -21,6 +22,9 @@ struct CalibrationOptions {
   bisup::SampleOptions samples;
 };
 void add_calibration_options(CLI::App& sub, CalibrationOptions& options);
+
+// As many as there can be; a short text has shorter held-out crops.
+[[nodiscard]] bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options);
 
 struct CalibrationData {
   bisup::Samples samples;

@@ -6,7 +6,11 @@
 #include <bisup/calibrate/calibrator.hpp>
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/io/artefact_writer.hpp>
+#include <bisup/io/block_files.hpp>
+#include <bisup/io/block_report_json.hpp>
+#include <bisup/io/calibration_plan.hpp>
 #include <bisup/io/model_file.hpp>
+#include <bisup/io/spilled_memory.hpp>
 #include <bisup/llama/model_size.hpp>
 #include <filesystem>
 #include <memory>
@@ -15,6 +19,7 @@
 
 #include "calibration.hpp"
 #include "command.hpp"
+#include "preflight.hpp"
 #include "report.hpp"
 #include "terminal.hpp"
 
@@ -42,9 +47,9 @@ struct QuantizeCommand {
   CalibrationOptions calibration;
   ReportOptions report;
   std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search";
-  std::string streams = "f32", preset, weight_clip, moments;
+  std::string streams = "f32", preset, weight_clip, moments, work;
   int keepers = -1, rank = -1, block_steps = -1, end_to_end_steps = -1;
-  bool explain = false;
+  bool explain = false, dry_run = false, resume = false, spill = false;
 
   // The recipe as the options change it.
   [[nodiscard]] bisup::Recipe recipe() const {
@@ -86,7 +91,18 @@ struct QuantizeCommand {
       return Error{Errc::missing, "the method " + method +
                                       " needs calibration data: --calib FILE or --self-generate N"};
     }
-    return calibrated ? calibrate(*parsed, pool, clock) : round(*parsed, pool, clock);
+    if (calibrated || dry_run) return calibrate(*parsed, calibrated, pool, clock);
+    return round(*parsed, pool, clock);
+  }
+
+  // What the options need of each other.
+  void expect_options() const {
+    if (explain) return;
+    if (common.model.empty()) throw CLI::RequiredError("MODEL");
+    if (scheme.empty()) throw CLI::RequiredError("--scheme");
+    if (output.empty() && !dry_run) throw CLI::RequiredError("--output");
+    if (!work.empty() && calibration.text.empty() && calibration.self_generate == 0)
+      throw CLI::ValidationError("--work", "keeps calibrated blocks: give --calib or --self-generate");
   }
 
   Result<void> round(const bisup::Scheme& parsed, bisup::ThreadPool& pool,
@@ -101,25 +117,37 @@ struct QuantizeCommand {
                 {}, {{"rounding", clock.seconds()}}, pool, clock);
   }
 
-  Result<void> calibrate(const bisup::Scheme& parsed, bisup::ThreadPool& pool,
+  Result<void> calibrate(const bisup::Scheme& parsed, bool calibrated, bisup::ThreadPool& pool,
                          const Clock& clock) const {
     auto source = bisup::io::open_source(common.model);
     if (!source) return source.error();
-    const auto data = read_calibration(calibration, source->checkpoint, source->tokenizer, pool);
-    if (!data) return data.error();
-    const double read = clock.seconds();
-    Meter meter("blocks");
     bisup::CalibrateOptions options;
     options.seed = calibration.samples.seed;
     options.stream = streams == "bf16" ? bisup::DType::bf16 : bisup::DType::f32;
+    if (spill) options.memory = bisup::io::spilled_memory(work);
+    const bisup::Recipe chosen = recipe();
+    const auto ready = preflight(*source, {.scheme = parsed,
+                                           .recipe = chosen,
+                                           .tokens = calibrated ? calibration_tokens(calibration)
+                                                                : bisup::CalibrationTokens{},
+                                           .stream = options.stream,
+                                           .output = output,
+                                           .work = work,
+                                           .spills = spill});
+    if (!ready) return about(ready.error(), common.model);
+    if (dry_run && (!calibrated || calibration.self_generate > 0))
+      return print_dry_run(*ready, *source, parsed, pool);
+    const auto data = read_calibration(calibration, source->checkpoint, source->tokenizer, pool);
+    if (!data) return data.error();
+    if (dry_run) return print_dry_run(*ready, *source, parsed, pool);
+    const double read = clock.seconds();
+    Meter meter("blocks");
     options.progress = [&](const bisup::BlockReport& block, int layers) {
       return meter(block.layer + 1, layers);
     };
     Meter together("end to end");
     options.end_to_end_progress = std::ref(together);
-    bisup::NoStore store;
-    const auto done =
-        bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
+    const auto done = with_store(*source, parsed, chosen, *data, options, pool);
     if (!done) return about(done.error(), common.model);
     if (!done->end_to_end.held_out.empty()) {
       fmt::print(stderr, "end to end: KL on held-out crops {:.4f} -> {:.4f} after {} steps\n",
@@ -133,21 +161,41 @@ struct QuantizeCommand {
                 clock);
   }
 
-  static nlohmann::json summary(const bisup::BlockReport& block) {
-    nlohmann::json clips, errors, damping;
-    for (const auto& input : block.inputs) clips[input.name] = input.clip;
-    for (const auto& linear : block.linears) {
-      errors[linear.name] = linear.error, damping[linear.name] = linear.damping;
+  Result<bisup::Calibration> with_store(const bisup::io::ModelSource& source,
+                                        const bisup::Scheme& parsed, const bisup::Recipe& chosen,
+                                        const CalibrationData& data,
+                                        const bisup::CalibrateOptions& options,
+                                        bisup::ThreadPool& pool) const {
+    const auto run = [&](auto& store) {
+      return bisup::calibrate(source.checkpoint, parsed, chosen, data.samples, options, store,
+                              pool);
+    };
+    if (work.empty()) {
+      bisup::NoStore nothing;
+      return run(nothing);
     }
-    return {{"layer", block.layer},
-            {"loss", block.loss},
-            {"held_out_loss", block.held_out_loss},
-            {"tuning_gain", block.tuning_gain},
-            {"clips", clips},
-            {"key_clip", block.key_clip},
-            {"value_clip", block.value_clip},
-            {"errors", errors},
-            {"damping", damping}};
+    const auto plan = bisup::io::calibration_plan(bisup::io::describe(source.checkpoint), parsed,
+                                                  chosen, data.samples, options);
+    auto files = bisup::io::BlockFiles::open(work, source.checkpoint.config(), plan, resume);
+    if (!files) return files.error();
+    return run(*files);
+  }
+
+  Result<void> print_dry_run(const Preflight& ready, const bisup::io::ModelSource& source,
+                             const bisup::Scheme& parsed, bisup::ThreadPool& pool) const {
+    const long self_generated =
+        static_cast<long>(calibration.self_generate) * calibration.samples.length;
+    Json result = {{"model", common.model},
+                   {"scheme", parsed.name()},
+                   {"method", method},
+                   {"output", output.empty() ? Json() : Json(output)}};
+    result.update(describe(ready, self_generated, source.checkpoint.config(), pool));
+    if (common.json) {
+      print(result);
+    } else {
+      fmt::print("{}", command::explain(result));
+    }
+    return {};
   }
 
   [[nodiscard]] Error already(const bisup::Scheme& by) const {
@@ -187,7 +235,7 @@ struct QuantizeCommand {
     }
     if (common.json) {
       auto layers = nlohmann::json::array();
-      for (const auto& block : blocks) layers.push_back(summary(block));
+      for (const auto& block : blocks) layers.push_back(bisup::io::summary(block));
       print({{"model", common.model},
              {"scheme", model.scheme.name()},
              {"method", method},
@@ -217,7 +265,7 @@ void add_quantize(CLI::App& app, Action& action) {
                                  options->common);
   add_scheme_option(*sub, options->scheme,
                     "bits of weights, activations, keys and values: W4A4KV4-g64");
-  sub->get_option("--scheme")->required();
+  sub->get_option("MODEL")->required(false);  // see expect_options()
   std::vector<std::string> methods;
   for (const auto& recipe : bisup::recipes::all) methods.emplace_back(recipe.name);
   sub->add_option("--method", options->method, "the recipe; rtn (round to nearest) needs no data")
@@ -261,9 +309,19 @@ void add_quantize(CLI::App& app, Action& action) {
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
   add_report_options(*sub, options->report);
+  sub->add_option("--work", options->work,
+                  "a folder that keeps finished blocks and a log, for --resume");
+  sub->add_flag("--resume", options->resume, "go on with what is in the folder of --work")
+      ->needs("--work");
+  sub->add_flag("--spill", options->spill, "keep activations on the disk of --work")
+      ->needs("--work");
+  sub->add_flag("--dry-run", options->dry_run, "check everything, print memory and time, and stop");
   sub->add_flag("--explain", options->explain, "print what the method does and stop");
-  sub->add_option("-o,--output", options->output, "the file to write, .safetensors")->required();
-  sub->callback([options, &action] { action = [options] { return options->run(); }; });
+  sub->add_option("-o,--output", options->output, "the file to write, .safetensors");
+  sub->callback([options, &action] {
+    options->expect_options();
+    action = [options] { return options->run(); };
+  });
 }
 
 }  // namespace command

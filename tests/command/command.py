@@ -9,6 +9,7 @@ GROUP is one of the functions below whose names begin with test_.
 
 import json
 import os
+import random
 import re
 import resource
 import shutil
@@ -23,6 +24,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 TINY = os.path.join(ROOT, "examples", "tiny_llama")
 TEXT = os.path.join(TINY, "eval.txt")
 SMALL = ["--text", TEXT, "--context", "64", "--windows", "3"]
+CALIBRATE = ["quantize", TINY, "--method", "quarot", "--scheme", "W4A4KV4-g32", "--calib", TEXT,
+             "--calib-samples", "6", "--calib-length", "64"]
 
 
 def run(*arguments, stdin="", environment=None, **options):
@@ -75,9 +78,12 @@ def artefact(folder, scheme="W4A8KV4-g64"):
 
 def test_fields():
     with tempfile.TemporaryDirectory() as folder:
-        small, quantized = artefact(folder)
+        small, rounded = artefact(folder)
+        check(rounded["layers"] == [], "nothing was calibrated", rounded)
+        calibrated = os.path.join(folder, "calibrated.safetensors")
         answers = {
-            "quantize": quantized,
+            "quantize": ask(*CALIBRATE, "-o", calibrated),
+            "quantize --dry-run": ask(*CALIBRATE, "-o", calibrated, "--dry-run"),
             "perplexity": ask("perplexity", TINY, *SMALL, "--scheme", "W4A4KV4-g64"),
             "compare": ask("compare", small, "--reference", TINY, *SMALL),
             "generate": ask("generate", small, "--prompt", "Once upon", "-n", "8"),
@@ -89,7 +95,8 @@ def test_fields():
     for subcommand, answer in answers.items():
         check(paths(answer) == documented(subcommand), subcommand, "and its documents differ by",
               paths(answer) ^ documented(subcommand))
-    check(answers["quantize"]["scheme"] == "W4A8KV4-g64-head16", answers["quantize"])
+    check(rounded["scheme"] == "W4A8KV4-g64-head16", rounded)
+    check([layer["layer"] for layer in answers["quantize"]["layers"]] == [0, 1, 2, 3], answers["quantize"])
     check(answers["inspect"]["verified"] is True, "verify")
     check(answers["inspect"]["bits_per_weight"] == 4.25, "4 bits and 16 for 64", answers["inspect"])
     check(answers["tokenize"]["ids"] and len(answers["tokenize"]["ids"]) == len(answers["tokenize"]["tokens"]),
@@ -295,6 +302,141 @@ def test_interrupts():
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
         check(process.returncode in (0, 1), "generate after Ctrl-C", process.returncode)
+
+
+def test_resume():
+    """Killed at random moments, a calibration goes on and ends with the same bytes."""
+    def content(path):
+        with open(path, "rb") as file:
+            return file.read()
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, work = os.path.join(folder, "x.safetensors"), os.path.join(folder, "work")
+        check(run(*CALIBRATE, "-o", path).returncode == 0, "quantize")
+        whole = content(path)
+        start = time.monotonic()
+        check(run(*CALIBRATE, "-o", path, "--work", work, "--spill").returncode == 0, "quantize --work")
+        took = time.monotonic() - start
+        check(content(path) == whole, "a working folder changes nothing")
+        refuse(1, [work, "--resume"], *CALIBRATE, "-o", path, "--work", work)
+        refuse(1, ["seed is 0 there and 1 here"], *CALIBRATE, "-o", path, "--work", work, "--resume", "--seed", "1")
+        again = ask(*CALIBRATE, "-o", path, "--work", work, "--resume")
+        check(len(again["layers"]) == 4 and content(path) == whole, "finished")
+        seen = set()
+        chance = random.Random(7)
+        for kill in range(20):
+            shutil.rmtree(work, ignore_errors=True)
+            for attempt in range(1 + kill % 2):  # every other run is killed twice
+                process = subprocess.Popen([BISUP, *CALIBRATE, "-o", path, "--work", work, "--resume"],
+                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                time.sleep(chance.random() * took)
+                process.kill()
+                process.wait(timeout=60)
+            left = os.listdir(work) if os.path.isdir(work) else []
+            seen.add(sum(name.startswith("block-") and name.endswith(".safetensors") for name in left))
+            os.path.exists(path) and os.remove(path)
+            done = run(*CALIBRATE, "-o", path, "--work", work, "--resume")
+            check(done.returncode == 0, "after a kill with", left, done.stderr.decode())
+            check(content(path) == whole, "another artefact after a kill with", left)
+            left = sorted(os.listdir(work))
+            check(left == [f"block-000{i}.safetensors" for i in range(4)] + ["log.jsonl", "plan.json",
+                                                                            "streams-0003.safetensors"], left)
+            with open(os.path.join(work, "log.jsonl"), encoding="utf-8") as file:
+                check([json.loads(line)["layer"] for line in file] == [0, 1, 2, 3], "the log")
+        check(len(seen) > 1, "every kill found the same number of blocks", seen)
+        # A full disk, met in a block, in the streams and in the artefact.
+        shutil.rmtree(work)
+        for limit, part in ((100_000, "block-0000"), (300_000, "streams-0000"), (600_000, path)):
+            refuse(1, ["cannot write", part], *CALIBRATE, "-o", path, "--work", work, "--resume",
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+            check(not [name for name in os.listdir(work) + os.listdir(folder) if name.endswith(".partial")],
+                  "left behind on a full disk")
+        check(run(*CALIBRATE, "-o", path, "--work", work, "--resume").returncode == 0, "the disk has room again")
+        check(content(path) == whole, "another artefact after a full disk")
+        with open(os.path.join(work, "block-0002.safetensors"), "r+b") as file:
+            file.seek(-100, os.SEEK_END)
+            file.write(b"?")
+        refuse(1, ["block-0002", "wrong checksum", "layer 2"], *CALIBRATE, "-o", path, "--work", work, "--resume")
+
+
+def test_calibration():
+    """Data and models that cannot be calibrated on, options that need each other, and --dry-run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "x.safetensors")
+        options = [*CALIBRATE[:CALIBRATE.index("--calib")], "-o", path]
+        few = [*options, "--calib-samples", "2", "--calib-length", "64"]
+
+        def data(name, content):
+            place = os.path.join(folder, name)
+            with open(place, "wb") as file:
+                file.write(content)
+            return [*few, "--calib", place]
+
+        good = b'{"text": "' + b"Once upon a time there was a little dog. " * 20 + b'"}\n'
+        refuse(1, ["empty.txt", "too short"], *data("empty.txt", b""))
+        refuse(1, ["empty.jsonl", "too short"], *data("empty.jsonl", b"\n"))
+        refuse(1, ["short.txt", "too short", "64"], *data("short.txt", b"Once upon a time."))
+        refuse(1, ["latin1.txt", "line 2", "UTF-8"], *data("latin1.txt", b"one\ncaf\xe9\n"))
+        refuse(1, ["broken.jsonl", "line 2"], *data("broken.jsonl", good + b'{"text": "no end\n'))
+        refuse(1, ["no.jsonl", "line 2", "text"], *data("no.jsonl", good + b'{"words": 1}\n'))
+        refuse(1, ["nowhere"], *few, "--calib", "nowhere")
+        check(run(*data("good.jsonl", good)).returncode == 0, "JSON lines")
+        chat = b'{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "Yes."}]}\n' % (
+            b"Tell me about the little dog. " * 20)
+        check(run(*data("chat.jsonl", chat)).returncode == 0, "the template of tokenizer_config.json")
+        check(run(*few, "--self-generate", "3").returncode == 0, "its own text")
+
+        # Fewer tokens than features: damping makes up for what was not seen, and is told.
+        done = run(*options, "--calib", TEXT, "--calib-samples", "1", "--calib-length", "32", "--json")
+        check(done.returncode == 0 and b"32 calibration tokens for inputs of 384 features" in done.stderr, done)
+        for layer in json.loads(done.stdout)["layers"]:
+            check(all(0 < damping <= 1 for damping in layer["damping"].values()), layer)
+            check(layer["held_out_loss"] is not None and 0 < layer["held_out_loss"] < 10, layer)
+
+        broken = os.path.join(folder, "broken")
+        shutil.copytree(TINY, broken)
+        weights = os.path.join(broken, "model.safetensors")
+        with open(weights, "rb") as file:
+            content = bytearray(file.read())
+        size = int.from_bytes(content[:8], "little")
+        place = json.loads(content[8:8 + size])["model.layers.2.mlp.up_proj.weight"]
+        check(place["dtype"] == "F16", place)
+        first = 8 + size + place["data_offsets"][0]
+        content[first:first + 2] = b"\x00\x7e"  # NaN
+        with open(weights, "wb") as file:
+            file.write(content)
+        refuse(1, [broken, "layer 2", "not finite"], "quantize", broken, *CALIBRATE[2:], "-o", path)
+
+        dry = [*CALIBRATE, "--dry-run"]
+        work = os.path.join(folder, "work")
+        answer = ask(*dry, "--work", work)
+        check(answer["output"] is None and answer["tokens"] == 6 * 64 and answer["work_bytes"] > 0, answer)
+        check(answer["estimated_seconds"] > 0 and answer["operations_per_second"] > 0, answer)
+        check(not os.path.exists(work), "a dry run leaves nothing")
+        made = ask(*CALIBRATE, "-o", path)
+        check(abs(answer["bytes"] / made["bytes"] - 1) < 0.03, "the artefact's size", answer["bytes"], made["bytes"])
+        said = run(*dry).stdout
+        check(b"estimate" in said and b"memory" in said, said)
+        rounding = ask("quantize", TINY, "--scheme", "W4A8", "--dry-run")
+        check(rounding["tokens"] == 0 and rounding["memory"]["streams"] == 0, rounding)
+        for extra, words in ((["--keepers", "128"], ["keepers", "attention"]),
+                             (["--calib-length", "1024"], ["positions"]),
+                             (["-o", os.path.join(folder, "absent", "x")], ["cannot write", "absent"]),
+                             (["--calib", "nowhere"], ["nowhere"])):
+            arguments = [*dry, *extra]
+            for name in ("--calib", "--calib-length"):  # CLI11 takes no option twice
+                while arguments.count(name) > 1:
+                    at = arguments.index(name)
+                    del arguments[at:at + 2]
+            refuse(1, words, *arguments)
+        if os.path.isdir("/proc/self"):
+            refuse(1, ["cannot write", "/proc", "needed"], *dry, "--work", "/proc/x")
+        check(run("quantize", "--explain", "--method", "atom").stdout.startswith(b"atom\n"), "--explain needs no model")
+        for missing in (["quantize", TINY, "--scheme", "W4A4"], ["quantize", TINY, "-o", path],
+                        ["quantize", "--scheme", "W4A4", "-o", path], [*CALIBRATE, "-o", path, "--resume"],
+                        [*CALIBRATE, "-o", path, "--spill"],
+                        ["quantize", TINY, "--scheme", "W4A4", "-o", path, "--work", work]):
+            refuse(2, [], *missing)
 
 
 BISUP = os.path.abspath(sys.argv[1])

@@ -33,6 +33,9 @@ struct Samples {
   }
 };
 
+// One held-out crop for six samples, eight at most.
+[[nodiscard]] constexpr int held_out_samples(int samples) { return std::clamp(samples / 6, 1, 8); }
+
 namespace detail {
 
 // `count` crops of `length` tokens at random places of `text`.
@@ -50,9 +53,8 @@ namespace detail {
 
 }  // namespace detail
 
-// ids: the whole text, its BOS included if the tokenizer adds one. One held-out crop is made for
-// six samples, eight at most. Errors: too_short (the parts of the text hold no crop), out_of_range
-// (an id outside the vocabulary).
+// ids: the whole text, its BOS included if the tokenizer adds one. Errors: too_short (the parts of
+// the text hold no crop), out_of_range (an id outside the vocabulary).
 [[nodiscard]] inline Result<Samples> cut_samples(std::span<const int> ids, int vocab_size,
                                                  const SampleOptions& options) {
   BISUP_EXPECTS(options.samples >= 1 && options.length >= 2);
@@ -74,8 +76,8 @@ namespace detail {
   Samples samples;
   samples.crops = detail::crop(learned, options.samples, options.length, Random(options.seed, 0));
   const int held_length = std::min(options.length, static_cast<int>(rest.size()));
-  const int held_samples = std::clamp(options.samples / 6, 1, 8);
-  samples.held_out = detail::crop(rest, held_samples, held_length, Random(options.seed, 1));
+  samples.held_out = detail::crop(rest, held_out_samples(options.samples), held_length,
+                                  Random(options.seed, 1));
   return samples;
 }
 

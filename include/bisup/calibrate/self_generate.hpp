@@ -51,7 +51,7 @@ struct SelfGenerateOptions {
       const auto logits = session->next_logits(std::span(&id, 1));
       if (!std::isfinite(logits[0])) return Error{Errc::not_finite, "the model's own logits"};
       if (ends(id)) {
-        id = any(), since = 0;
+        id = any(), since = -1;
         continue;
       }
       id = since < options.greedy ? greedy.sample(logits) : sampler.sample(logits);

@@ -139,10 +139,9 @@ inline Result<CheckedTensors> BlockFiles::open_part(const char* part, int layer)
   const auto place = file(part, layer);
   auto opened = open_checked(place);
   if (!opened) return opened;
-  for (const auto& entry : about(layer).items()) {
-    if (opened->description.value(entry.key(), Json()) != entry.value())
-      return Error{Errc::malformed, "belongs to another run or layer", place.string()};
-  }
+  const Json& d = opened->description;
+  if (d.value("plan", Json()) != folder_.plan_checksum() || d.value("layer", Json()) != layer)
+    return Error{Errc::malformed, "belongs to another run or layer", place.string()};
   return opened;
 }
 

@@ -36,14 +36,19 @@ namespace bisup::io {
                        {"nearest_rows", linear.nearest_rows},
                        {"fell_back", linear.fell_back}});
   }
+  Json times = Json::array();
+  for (const TimeReport& time : report.times)
+    times.push_back({{"name", time.name}, {"seconds", time.seconds}});
   return {{"layer", report.layer},
           {"loss", report.loss},
           {"held_out_loss", report.held_out_loss},
           {"key_clip", report.key_clip},
           {"value_clip", report.value_clip},
+          {"tuning_gain", report.tuning_gain},
           {"inputs", inputs},
           {"linears", linears},
-          {"seconds", report.seconds}};
+          {"seconds", report.seconds},
+          {"times", times}};
 }
 
 // {"layer": 3, "loss": ..., "errors": {"self_attn.q_proj": ...}, "clips": {"attention": ...}, ...}
@@ -61,6 +66,7 @@ namespace bisup::io {
           {"clips", clips},
           {"key_clip", report.key_clip},
           {"value_clip", report.value_clip},
+          {"tuning_gain", report.tuning_gain},
           {"errors", errors},
           {"damping", damping},
           {"fell_back", fell_back},
@@ -82,15 +88,18 @@ namespace bisup::io {
   JsonFields fields(d, where);
   BlockReport report;
   report.layer = fields.integer("layer");
-  report.loss = fields.number("loss", nan), report.held_out_loss = fields.number("held_out_loss", nan);
+  report.loss = fields.number("loss", nan);
+  report.held_out_loss = fields.number("held_out_loss", nan);
   report.key_clip = number(fields, "key_clip"), report.value_clip = number(fields, "value_clip");
+  report.tuning_gain = fields.number("tuning_gain", nan);
   report.seconds = fields.number("seconds", nan);
   const Json* inputs = fields.find("inputs");
   const Json* linears = fields.find("linears");
+  const Json* times = fields.find("times");
   if (fields.error()) return *fields.error();
   if (inputs == nullptr || !inputs->is_array() || inputs->size() != report.inputs.size() ||
-      linears == nullptr || !linears->is_array()) {
-    return refuse("lacks its inputs or linears");
+      linears == nullptr || !linears->is_array() || times == nullptr || !times->is_array()) {
+    return refuse("lacks its inputs, linears or times");
   }
   for (std::size_t i = 0; i < report.inputs.size(); ++i) {
     const Json& entry = (*inputs)[i];
@@ -118,6 +127,12 @@ namespace bisup::io {
                               .dead_columns = f.integer("dead_columns"),
                               .nearest_rows = f.integer("nearest_rows"),
                               .fell_back = f.boolean("fell_back", false)});
+    if (f.error()) return *f.error();
+  }
+  for (const Json& entry : *times) {
+    if (!entry.is_object()) return refuse("has a time that is no object");
+    JsonFields f = fields.inside(entry);
+    report.times.push_back({f.text("name", ""), f.number("seconds", nan)});
     if (f.error()) return *f.error();
   }
   return report;

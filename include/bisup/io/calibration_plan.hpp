@@ -40,10 +40,25 @@ namespace detail {
 
 }  // namespace detail
 
+// Both by name, so that a new field that is not written down does not compile.
+[[nodiscard]] inline Json describe(const Tuning& tuning) {
+  const auto& [rank, length, block_steps, end_to_end_steps, clips, norm_gains, branch_rate,
+               end_to_end_branch_rate, clip_rate, gain_rate] = tuning;
+  return {{"rank", rank},
+          {"length", length},
+          {"block_steps", block_steps},
+          {"end_to_end_steps", end_to_end_steps},
+          {"clips", clips},
+          {"norm_gains", norm_gains},
+          {"branch_rate", branch_rate},
+          {"end_to_end_branch_rate", end_to_end_branch_rate},
+          {"clip_rate", clip_rate},
+          {"gain_rate", gain_rate}};
+}
+
 [[nodiscard]] inline Json describe(const Recipe& recipe) {
-  // By name, so that a field that is new and not written down does not compile.
   const auto& [name, basis, smoothing, engine, quantizer, static_groups, act_order, damping, moments,
-               staged, keepers, activation_clip, kv_clip] = recipe;
+               staged, keepers, activation_clip, kv_clip, tuning] = recipe;
   Json rounding;
   if (const auto* nearest = std::get_if<Nearest>(&quantizer)) {
     rounding = {{"high", detail::written(nearest->clip.high)},
@@ -67,7 +82,8 @@ namespace detail {
           {"staged", staged},
           {"keepers", keepers ? Json(*keepers) : Json()},
           {"activation_clip", detail::describe(activation_clip)},
-          {"kv_clip", detail::describe(kv_clip)}};
+          {"kv_clip", detail::describe(kv_clip)},
+          {"tuning", describe(tuning)}};
 }
 
 [[nodiscard]] inline Json describe(const Samples& samples) {
@@ -81,7 +97,7 @@ namespace detail {
   }
   return {{"crops", samples.crops.size()},
           {"held_out", samples.held_out.size()},
-          {"tokens", samples.tokens()},
+          {"count", samples.tokens()},
           {"crc32c", sum}};
 }
 
@@ -102,7 +118,7 @@ namespace detail {
           {"model", model},
           {"scheme", scheme.name()},
           {"recipe", describe(recipe)},
-          {"samples", describe(samples)},
+          {"tokens", describe(samples)},  // last: a seed or a length names itself before they do
           {"streams", name(options.stream)},
           {"seed", options.seed}};
 }

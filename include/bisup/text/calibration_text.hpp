@@ -4,6 +4,7 @@
 // What does a file of calibration data say? A plain text, or JSON lines of texts or conversations;
 // either way a list of token ids, document after document, as the model would read them.
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include <bisup/text/chat_template.hpp>
 #include <bisup/text/json_reader.hpp>
 #include <bisup/text/tokenizer.hpp>
+#include <bisup/text/unicode.hpp>
 
 namespace bisup::text {
 
@@ -57,13 +59,18 @@ namespace detail {
 }  // namespace detail
 
 // JSON lines if `where` ends in .jsonl: one object a line, {"text": "..."} or {"messages": [...]}.
-// Errors name the file and the line; too_short: no document at all.
+// Errors name the file and the line: malformed and missing (not UTF-8, a line that is no such
+// object), unsupported (conversations without a template); too_short: no document at all.
 [[nodiscard]] inline Result<CalibrationText> read_calibration_text(std::string_view bytes,
                                                                    const std::string& where,
                                                                    const Tokenizer& tokenizer,
                                                                    const ChatFormat& format = {}) {
   CalibrationText result;
   if (!where.ends_with(".jsonl")) {
+    if (const std::size_t valid = valid_utf8_prefix(bytes); valid < bytes.size()) {
+      const auto line = 1 + std::count(bytes.begin(), bytes.begin() + valid, '\n');
+      return Error{Errc::malformed, "line " + std::to_string(line) + " is not UTF-8", where};
+    }
     auto ids = tokenizer.encode(bytes);
     if (!ids) return Error{ids.error().code, ids.error().message, where};
     result = {std::move(ids).value(), 1, "text"};

@@ -1,0 +1,97 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <bisup/calibrate/calibrator.hpp>
+#include <bisup/calibrate/preflight.hpp>
+#include <bisup/llama/model_size.hpp>
+
+#include <bisup_test.hpp>
+#include <calibrate/tiny_llama.hpp>
+#include "../llama/golden_models.hpp"
+
+namespace {
+
+using namespace bisup;
+
+CalibrationCost cost_of(const llama::Config& c, const char* scheme, const Recipe& recipe,
+                        const CalibrationTokens& tokens, DType stream = DType::f32, bool dequantized = false) {
+  return calibration_cost(c, Scheme::parse(scheme).value(), recipe, tokens, stream, dequantized);
+}
+
+template <class S>
+void expect_size(const S& source, const char* scheme, const Recipe& recipe) {
+  Samples samples;
+  samples.crops = {{3, 1, 4, 1, 5, 9, 2, 6}}, samples.held_out = {{2, 7, 1, 8, 2, 8, 1, 8}};
+  NoStore nothing;
+  const auto done = calibrate(source, Scheme::parse(scheme).value(), recipe, samples, {}, nothing);
+  INFO(recipe.name << " " << scheme);
+  if (!done) FAIL(done.error().describe());
+  const std::size_t expected = cost_of(source.config(), scheme, recipe, {1, 1, 8}).model;
+  std::size_t left_out = 0;  // branches of blocks that were better without
+  Recipe plain = recipe;
+  plain.tuning.rank = 0;
+  const std::size_t branches =
+      expected - cost_of(source.config(), scheme, plain, {1, 1, 8}).model;
+  for (const auto& block : done->model.blocks) left_out += block.q.branch() == nullptr ? branches / done->model.blocks.size() : 0;
+  CHECK(expected - left_out == llama::model_size(done->model).bytes);
+}
+
+TEST_CASE("the size of the quantized model is known before it is made") {
+  const auto golden = test::read_json("tests/oracle/models.json");
+  Recipe tuned = *find_recipe("bisup_atom"), kept = recipes::quarot;
+  tuned.tuning = {.rank = 8, .length = 8, .block_steps = 1};
+  kept.keepers = 32;
+  for (const Recipe& recipe : {recipes::gptq, recipes::smoothquant, recipes::atom, recipes::quarot, tuned, kept}) {
+    for (const char* scheme : {"W4A4KV4-g32", "W3A3KV3-g128-affine-head8", "W16A8-g32"}) {
+      if (recipe.tuning.any() && scheme[1] == '1') continue;  // nothing to learn without rounded weights
+      expect_size(test::tiny_source(), scheme, recipe);
+    }
+  }
+  for (const char* name : {"qwen2_tied", "qwen3", "llama_mlp_bias"})
+    expect_size(test::GoldenModel(golden.at("models").at(name)), "W4A4KV4-g32", recipes::smoothquant);
+}
+
+TEST_CASE("memory and operations grow with what is asked for") {
+  const auto c = test::tiny_source().config();
+  const auto cost = cost_of(c, "W4A4KV4-g32", recipes::quarot, {12, 2, 64});
+  // 14 crops of 64 tokens, 128 floats each, twice.
+  CHECK(cost.streams == 2 * 14 * 64 * 128 * 4);
+  CHECK(cost_of(c, "W4A4KV4-g32", recipes::quarot, {12, 2, 64}, DType::bf16).streams == cost.streams / 2);
+  CHECK(cost.peak >= cost.model - cost.embeddings + cost.block + cost.streams);
+  CHECK(cost.tuning == 0);
+  const auto more = cost_of(c, "W4A4KV4-g32", recipes::quarot, {24, 4, 64});
+  CHECK(more.peak > cost.peak);
+  CHECK(more.operations > cost.operations);
+  CHECK(more.operations < 2 * cost.operations);  // GPTQ itself does not depend on tokens
+  CHECK(cost_of(c, "W4A4KV4-g32", recipes::smoothquant, {12, 2, 64}).operations < cost.operations);
+  const auto tuned = cost_of(c, "W4A4KV4-g32", *find_recipe("bisup_quarot"), {12, 2, 64});
+  CHECK(tuned.tuning > 0);
+  CHECK(tuned.operations > cost.operations);
+  // Without data only the model counts, and its floats where the file has none.
+  const auto plain = cost_of(c, "W4A4KV4-g32", recipes::rtn, {});
+  CHECK(plain.streams == 0);
+  CHECK(plain.peak == plain.model);
+  CHECK(cost_of(c, "W4A4KV4-g32", recipes::rtn, {}, DType::f32, true).peak > plain.peak);
+}
+
+TEST_CASE("what cannot be is refused before anything long") {
+  const auto c = test::tiny_source().config();
+  const auto scheme = Scheme::parse("W4A4KV4-g32").value();
+  const auto refused = [&](const llama::Config& config, const Recipe& recipe, const CalibrationTokens& tokens) {
+    const auto checked = check_calibration(config, scheme, recipe, tokens);
+    REQUIRE_FALSE(checked);
+    CHECK(checked.error().code == Errc::out_of_range);
+    return checked.error().message;
+  };
+  for (const Recipe& recipe : recipes::all) CHECK(check_calibration(c, scheme, recipe, {2, 1, 512}));
+  Recipe kept = recipes::atom;
+  kept.keepers = 128;
+  CHECK(refused(c, kept, {2, 1, 64}) == "128 keepers leave none of the 128 channels of the attention input");
+  kept.keepers = 127;
+  CHECK(check_calibration(c, scheme, kept, {2, 1, 64}));
+  CHECK(refused(c, recipes::atom, {2, 1, 513}).find("512 positions") != std::string::npos);
+  auto wide = c;
+  wide.head_dim = 4098, wide.heads = wide.kv_heads = 1;
+  CHECK(refused(wide, recipes::gptq, {2, 1, 64}).find("head_dim") != std::string::npos);
+}
+
+}  // namespace

@@ -1,0 +1,84 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <bisup/calibrate/samples.hpp>
+#include <numeric>
+#include <set>
+
+#include <bisup_test.hpp>
+
+namespace {
+
+using namespace bisup;
+
+// A text whose ids are their own places.
+std::vector<int> places(int count) {
+  std::vector<int> ids(static_cast<std::size_t>(count));
+  std::iota(ids.begin(), ids.end(), 0);
+  return ids;
+}
+
+TEST_CASE("crops are pieces of the text, and none crosses the split") {
+  for (const int size : {120, 121, 999, 5000}) {
+    const int split = size - static_cast<int>(0.15 * size);
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      const auto samples = cut_samples(places(size), size, {.samples = 24, .length = 60, .seed = seed});
+      REQUIRE(samples);
+      REQUIRE(samples->crops.size() == 24);
+      REQUIRE(samples->held_out.size() == 4);
+      REQUIRE(samples->tokens() == 24 * 60);
+      for (const auto* part : {&samples->crops, &samples->held_out}) {
+        for (const auto& crop : *part) {
+          for (std::size_t i = 1; i < crop.size(); ++i) REQUIRE(crop[i] == crop[i - 1] + 1);
+        }
+      }
+      for (const auto& crop : samples->crops) REQUIRE((crop.size() == 60 && crop.back() < split));
+      for (const auto& crop : samples->held_out) REQUIRE((crop.size() <= 60 && crop.front() >= split));
+    }
+  }
+}
+
+TEST_CASE("every place of a part can begin a crop") {
+  // 86 places: the chance that one of 3000 draws misses a given one is (85/86)^3000 < 1e-15.
+  const auto samples = cut_samples(places(120), 120, {.samples = 3000, .length = 17});
+  REQUIRE(samples);
+  std::set<int> seen;
+  for (const auto& crop : samples->crops) seen.insert(crop.front());
+  CHECK(seen.size() == 102 - 17 + 1);
+  CHECK(samples->held_out.size() == 8);
+}
+
+TEST_CASE("a seed gives its crops again, another one others") {
+  const auto text = places(4000);
+  const auto a = cut_samples(text, 4000, {.samples = 12, .length = 64, .seed = 1}),
+             b = cut_samples(text, 4000, {.samples = 12, .length = 64, .seed = 1}),
+             c = cut_samples(text, 4000, {.samples = 12, .length = 64, .seed = 2});
+  CHECK(a->crops == b->crops);
+  CHECK(a->held_out == b->held_out);
+  CHECK(a->crops != c->crops);
+}
+
+TEST_CASE("held-out crops of a short text are as long as its last part") {
+  const auto samples = cut_samples(places(200), 200, {.samples = 1, .length = 100});
+  REQUIRE(samples);
+  CHECK(samples->held_out.size() == 1);
+  CHECK(samples->held_out.front().size() == 30);
+}
+
+TEST_CASE("a text without room for a crop and ids outside the vocabulary are errors") {
+  for (const int size : {0, 1, 59, 70, 105}) {  // 60 / 0.85 = 70.6; 15 % of 105 are 15 < 16 tokens
+    const auto samples = cut_samples(places(size), 4000, {.samples = 2, .length = 60});
+    REQUIRE_FALSE(samples);
+    CHECK(samples.error().code == Errc::too_short);
+    CHECK(samples.error().message.find(std::to_string(size) + " tokens") != std::string::npos);
+  }
+  CHECK(cut_samples(places(107), 4000, {.samples = 2, .length = 60}));
+  for (const int id : {-1, 300}) {
+    auto ids = places(300);
+    ids[7] = id;
+    const auto samples = cut_samples(ids, 300, {.samples = 2, .length = 60});
+    REQUIRE_FALSE(samples);
+    CHECK(samples.error().code == Errc::out_of_range);
+  }
+}
+
+}  // namespace
