@@ -164,6 +164,16 @@ class Bench:
             os.remove(path)
         return result
 
+    def remember(self, result):
+        with open(self.path, "ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line that a kill cut short
+                    file.write(b"\n")
+            file.write(json.dumps(result).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
     def run(self):
         rows, done = chosen(self.options), self.finished()
         for number, row in enumerate(rows):
@@ -173,10 +183,7 @@ class Bench:
                 continue
             print(f"[{number + 1}/{len(rows)}] {row.name}", file=sys.stderr, flush=True)
             result = self.measure(row)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(result) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            self.remember(result)
             done[row.name] = result
         return [(row, done[row.name]) for row in rows if row.name in done]
 

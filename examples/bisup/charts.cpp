@@ -55,6 +55,19 @@ double share_of(double value, double low, double high, bool logarithmic) {
   return logarithmic ? std::log(value / low) / std::log(high / low) : (value - low) / (high - low);
 }
 
+// Round numbers from 0, about four of them.
+std::vector<double> even_ticks(double high) {
+  const double power = std::pow(10, std::floor(std::log10(high)));
+  double step = power;
+  for (const double part : {0.2, 0.5, 1.0, 2.0}) {
+    step = part * power;
+    if (high / step <= 5) break;
+  }
+  std::vector<double> all;
+  for (int i = 0; i * step <= high; ++i) all.push_back(i * step);
+  return all;
+}
+
 // 1, 2 and 5 times powers of ten between two numbers; powers alone if those are enough.
 std::vector<double> ticks(double low, double high) {
   std::vector<double> all, powers;
@@ -112,7 +125,7 @@ Range range_of(const std::vector<Series>& series) {
 
 std::string lines(const LineChart& chart) {
   const auto found = chart.high > 0 ? Range{chart.low, chart.high} : range_of(chart.series);
-  const double low = found.low / 1.15, high = found.high * 1.15;
+  const double low = chart.logarithmic ? found.low / 1.15 : 0, high = found.high * 1.15;
   const double top = 10, bottom = chart.height - 24;
   const std::size_t layers = chart.series.empty() ? 0 : chart.series.front().values.size();
   const auto x_of = [&](std::size_t layer) {
@@ -121,10 +134,10 @@ std::string lines(const LineChart& chart) {
     return left + 6 + share * (width - left - right - 12);
   };
   const auto y_of = [&](double value) {
-    return bottom - share_of(value, low, high, true) * (bottom - top);
+    return bottom - share_of(value, low, high, chart.logarithmic) * (bottom - top);
   };
   std::string svg = opened(chart.height, chart.title);
-  for (const double tick : ticks(low, high)) {
+  for (const double tick : chart.logarithmic ? ticks(low, high) : even_ticks(high)) {
     add(svg, "<path d=\"M{} {:.1f}H{}\" stroke=\"var(--line)\"/>", left, y_of(tick), width - right);
     add(svg, "<text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\" opacity=\"0.75\">{}</text>\n",
         left - 6, y_of(tick) + 4, shown(tick));
@@ -170,7 +183,7 @@ std::vector<double> binned(std::span<const float> values, int most) {
 std::string heat_map(const HeatMap& map) {
   const auto rows = map.rows.size(), cols = map.rows.empty() ? 0 : map.rows.front().size();
   const bool named = !map.names.empty();
-  const double begin = named ? 76 : left - 10, breadth = width - begin - 4;
+  const double begin = named ? 92 : left - 10, breadth = width - begin - 4;
   const double row_height =
       map.row_height > 0
           ? map.row_height

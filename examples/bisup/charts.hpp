@@ -30,6 +30,7 @@ struct LineChart {
   std::vector<Series> series;
   double low = 0, high = 0;  // both 0: as the values need
   int height = 200;
+  bool logarithmic = true;  // else from 0
 };
 [[nodiscard]] std::string lines(const LineChart& chart);
 // The least and the largest positive value of all series.

@@ -9,8 +9,9 @@
 namespace command {
 
 inline constexpr std::string_view page_style = R"(
-:root { color-scheme: light dark; --paper: #faf9f6; --card: #ffffff; --ink: #1d1b18; --soft: #6c675f;
-  --line: #e3dfd7; --s0: #2f6fb0; --s1: #cf5f2e; --s2: #3d8f72; --s3: #8a58b0; --faint: #a9a297; }
+:root { color-scheme: light dark; --paper: #faf9f6; --card: #ffffff; --ink: #1d1b18;
+  --soft: #6c675f; --line: #e3dfd7; --faint: #a9a297;
+  --s0: #2f6fb0; --s1: #cf5f2e; --s2: #3d8f72; --s3: #8a58b0; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #131316; --card: #1c1c21; --ink: #ebe8e2; --soft: #a19b92; --line: #33323a;
     --s0: #6ea8e6; --s1: #f08a58; --s2: #64c19e; --s3: #bb90e0; --faint: #7d776e; } }
@@ -68,8 +69,8 @@ summary { cursor: pointer; color: var(--s0); font-size: 0.9rem; margin-bottom: 8
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 0;
   padding: 14px 16px; font: 0.82rem/1.6 ui-monospace, Consolas, "DejaVu Sans Mono", monospace;
   white-space: pre-wrap; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0;
-  font-size: 0.88rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px;
+  margin: 16px 0 0; font-size: 0.88rem; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 .p0 { fill: var(--s0); background: var(--s0); } .p1 { fill: var(--s1); background: var(--s1); }

@@ -59,14 +59,19 @@ double typical(std::span<const double> ratios) {
   return ratios.empty() ? 1 : std::exp(sum / static_cast<double>(ratios.size()));
 }
 
-// How far the strongest channel stands out: max / median.
-double peak_ratio(std::vector<float> largest) {
-  if (largest.empty()) return 1;
-  const auto middle = largest.begin() + static_cast<std::ptrdiff_t>(largest.size() / 2);
-  std::nth_element(largest.begin(), middle, largest.end());
-  const double median = static_cast<double>(*middle);
-  const double most = static_cast<double>(*std::max_element(largest.begin(), largest.end()));
-  return median > 0 ? most / median : 1;
+// By how much the strongest channel of a group stands out, max / median, typically: what the others
+// of its group pay for. `group` 0: all channels are one.
+double peak_ratio(std::span<const float> largest, int group) {
+  const std::size_t length = group == 0 ? largest.size() : static_cast<std::size_t>(group);
+  std::vector<double> ratios;
+  for (std::size_t first = 0; first < largest.size(); first += length) {
+    const auto part = largest.subspan(first, std::min(length, largest.size() - first));
+    std::vector<float> sorted(part.begin(), part.end());
+    std::sort(sorted.begin(), sorted.end());
+    const double median = static_cast<double>(sorted[sorted.size() / 2]);
+    if (median > 0) ratios.push_back(static_cast<double>(sorted.back()) / median);
+  }
+  return typical(ratios);
 }
 
 constexpr std::string_view readers_of[] = {"q, k and v", "o", "gate and up", "down"};
@@ -222,7 +227,10 @@ class Page {
       put("<li>{} rows kept round to nearest because it was better; {} inputs were never anything "
           "but 0.</li>\n",
           kept, dead);
-      put("<li>Damping had to be raised: {}.</li>\n", raised.empty() ? "nowhere" : escaped(raised));
+      if (usual_damping() > 0) {
+        put("<li>Damping had to be raised: {}.</li>\n",
+            raised.empty() ? "nowhere" : escaped(raised));
+      }
     }
     std::vector<double> tuned;
     for (const BlockReport& block : blocks_) {
@@ -304,6 +312,7 @@ class Page {
     std::vector<double> cells;
     bool same = true;
     std::size_t channels = 0;
+    const int group = model_.scheme.token_scales ? 0 : model_.scheme.group;
     for (const BlockReport& block : blocks_) {
       const InputReport& input = block.inputs[site];
       same = same && input.largest_before == input.largest_after;
@@ -313,13 +322,16 @@ class Page {
         auto row = charts::binned(*sides[side], heat_columns);
         cells.insert(cells.end(), row.begin(), row.end());
         const auto most = std::max_element(sides[side]->begin(), sides[side]->end());
-        const double ratio = peak_ratio(*sides[side]);
+        // Keepers have scales of their own.
+        const std::size_t apart = side == 1 ? static_cast<std::size_t>(input.keepers) : 0;
+        const std::span<const float> all(*sides[side]);
+        const double ratio = peak_ratio(all.first(all.size() - std::min(apart, all.size())), group);
         ratios[side].push_back(ratio);
         maps[side].rows.push_back(std::move(row));
         maps[side].notes.push_back(most == sides[side]->end()
                                        ? fmt::format("layer {}", block.layer)
-                                       : fmt::format("layer {}: {} at channel {}, {} times the "
-                                                     "median channel",
+                                       : fmt::format("layer {}: {} at channel {}; in a group the "
+                                                     "strongest has {} times the median",
                                                      block.layer, shown(static_cast<double>(*most)),
                                                      most - sides[side]->begin(), shown(ratio)));
       }
@@ -338,7 +350,8 @@ class Page {
       maps[side].title = fmt::format("{}, {} the transform", name, side == 0 ? "before" : "after");
       maps[side].columns = side == 1 ? "channels after the transform" : "channels";
       maps[side].low = low, maps[side].high = high;
-      put("<div class=\"side\"><p>{} <span>strongest channel {} &#215; the median one</span></p>"
+      put("<div class=\"side\"><p>{} <span>in a group the strongest has {} &#215; the "
+          "median</span></p>"
           "{}</div>\n",
           same        ? "not transformed"
           : side == 0 ? "before"
@@ -459,7 +472,10 @@ class Page {
     if (seconds.values.size() == blocks_.size() && !blocks_.empty()) {
       put("<div class=\"pair\"><figure>{}<figcaption>seconds of each block</figcaption></figure>"
           "</div>\n",
-          charts::lines({.title = "seconds of each block", .series = {seconds}, .height = 150}));
+          charts::lines({.title = "seconds of each block",
+                         .series = {seconds},
+                         .height = 150,
+                         .logarithmic = false}));
     }
     add("</section>\n");
   }
@@ -475,7 +491,7 @@ class Page {
 
   void settings() {
     section("settings", "Settings", "What was asked for, so that it can be asked for again.");
-    put("<div class=\"pair\"><pre>{}</pre>\n<dl>\n", escaped(report_.explanation));
+    put("<pre>{}</pre>\n<dl>\n", escaped(report_.explanation));
     entry("model", report_.model);
     entry("method", report_.method);
     entry("scheme", model_.scheme.name());
@@ -487,7 +503,7 @@ class Page {
     entry("kernels", std::string(bisup::name(bisup::active_target())));
     entry("threads", std::to_string(pool_.threads()));
     entry("bisup", BISUP_VERSION_STRING);
-    add("</dl></div>\n</section>\n");
+    add("</dl>\n</section>\n");
   }
   void entry(const std::string& name, const std::string& value) {
     put("<dt>{}</dt><dd>{}</dd>\n", escaped(name), escaped(value));

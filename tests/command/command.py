@@ -19,6 +19,8 @@ import sys
 import tempfile
 import threading
 import time
+import xml.etree.ElementTree
+from html.parser import HTMLParser
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TINY = os.path.join(ROOT, "examples", "tiny_llama")
@@ -76,20 +78,29 @@ def artefact(folder, scheme="W4A8KV4-g64"):
     return path, ask("quantize", TINY, "--scheme", scheme, "-o", path)
 
 
+# Few, short crops: what is tested is what the command says, not how good the model is.
+SAMPLES = ["--calib", TEXT, "--calib-samples", "4", "--calib-length", "128"]
+
+
+def calibrated(folder, method="atom", scheme="W4A4KV4-g64", *more):
+    path = os.path.join(folder, method + ".safetensors")
+    return path, ask("quantize", TINY, "--method", method, "--scheme", scheme, *SAMPLES, *more, "-o", path)
+
+
 def test_fields():
     with tempfile.TemporaryDirectory() as folder:
         small, rounded = artefact(folder)
         check(rounded["layers"] == [], "nothing was calibrated", rounded)
-        calibrated = os.path.join(folder, "calibrated.safetensors")
+        finished = os.path.join(folder, "calibrated.safetensors")
         answers = {
-            "quantize": ask(*CALIBRATE, "-o", calibrated),
-            "quantize --dry-run": ask(*CALIBRATE, "-o", calibrated, "--dry-run"),
+            "quantize": ask(*CALIBRATE, "-o", finished),
+            "quantize --dry-run": ask(*CALIBRATE, "-o", finished, "--dry-run"),
             "perplexity": ask("perplexity", TINY, *SMALL, "--scheme", "W4A4KV4-g64"),
             "compare": ask("compare", small, "--reference", TINY, *SMALL),
             "generate": ask("generate", small, "--prompt", "Once upon", "-n", "8"),
             "chat": ask("chat", small, "-n", "8", stdin="hello\n"),
             "tokenize": ask("tokenize", TINY, "--text", "one two"),
-            "inspect": ask("inspect", small, "--verify"),
+            "inspect": ask("inspect", small, "--verify", "--statistics", "--text", TEXT),
             "bench": ask("bench", small, "-p", "8", "-n", "4", "-d", "0,16", "-t", "1,2", "-r", "2"),
         }
     for subcommand, answer in answers.items():
@@ -118,6 +129,13 @@ def test_numbers():
         alone = ask("perplexity", small, *SMALL)
         simulated = ask("perplexity", TINY, *SMALL, "--scheme", "W4A8KV4-g64")
     check(compared["reference_nll"] == float_["nll"], "the same loop, the same numbers")
+    check(compared["reference_window_nll"] == float_["window_nll"], "window by window")
+    check(compared["window_nll"] == alone["window_nll"], "window by window")
+    with tempfile.TemporaryDirectory() as folder:
+        # The same weights, rounded to nearest; only the artefact's policy says how the cache is clipped.
+        clipped = [ask("perplexity", calibrated(folder, "rtn", "W8A8KV3-g64", "--kv-clip", clip)[0], *SMALL)["nll"]
+                   for clip in ("1", "0.3")]
+    check(clipped[1] > clipped[0] + 0.01, "the cache is kept as it was calibrated to be", clipped)
     check(compared["nll"] == alone["nll"], "the same loop, the same numbers")
     check(0 < compared["kl_mean"] < 1 and compared["kl_mean"] < compared["kl_p99"], compared)
     # Integers and their simulation differ by the order of sums, and here and there by one code.
@@ -139,6 +157,130 @@ def test_numbers():
           "what people write is no special token")
     turns = ask("chat", TINY, "-n", "4", stdin="one\n\ntwo\n/reset\nthree\n/quit\nfour\n")["turns"]
     check([t["user"] for t in turns] == ["one", "two", "three"], turns)
+
+
+class PageReader(HTMLParser):
+    """The report's numbers by name, its heat maps, and whatever it would fetch from elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.numbers, self.heat_maps, self.ids, self.outside, self.open = {}, {}, [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag not in ("meta",):
+            self.open.append((tag, attributes))
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if tag == "data":
+            self.numbers[attributes["data-field"]] = float(attributes["value"])
+        if attributes.get("id", "").startswith("heat-"):
+            self.heat_maps[attributes["id"]] = 0
+        heat = [a["id"] for _, a in self.open if a.get("id", "").startswith("heat-")]
+        if tag == "svg" and heat and any("side" == a.get("class") for _, a in self.open):
+            self.heat_maps[heat[0]] += 1
+        self.outside += [tag] if tag in ("script", "link", "iframe", "img", "object") else []
+        self.outside += [v for k, v in attributes.items()
+                         if k in ("src", "href") and not (v or "").startswith("#")]
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in ("meta",):
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        check(self.open and self.open[-1][0] == tag, "the page closes", tag, "inside", self.open[-1:])
+        self.open.pop()
+
+
+def read_page(path):
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    xml.etree.ElementTree.fromstring(text)  # well-formed, or this throws
+    page = PageReader(text)
+    check(not page.open, "left open", page.open)
+    check(len(page.ids) == len(set(page.ids)), "an id twice", page.ids)
+    check(not page.outside and "url(http" not in text and "@import" not in text, "not alone:", page.outside)
+    return page
+
+
+def same_numbers(page, source, answer):
+    """How many of the page's numbers are of `source`; each must equal the JSON's to the bit."""
+    found = 0
+    for field, value in page.numbers.items():
+        if not field.startswith(source + "/"):
+            continue
+        place = answer
+        for step in field.split("/")[1:]:
+            place = place[int(step) if isinstance(place, list) else step]
+        check(place == value, field, "is", value, "on the page and", place, "in the JSON")
+        found += 1
+    return found
+
+
+def test_report():
+    """The page is well-formed, needs nothing else, and says the same as --json."""
+    inputs = {"heat-attention", "heat-output", "heat-mlp", "heat-down"}
+    window = ["--text", TEXT]
+    with tempfile.TemporaryDirectory() as folder:
+        html = os.path.join(folder, "a \"<&>\" page.html")
+        text = os.path.join(folder, "text & more.txt")
+        with open(TEXT, encoding="utf-8") as file, open(text, "w", encoding="utf-8") as short:
+            short.write(file.read()[:6000])
+        path, answer = calibrated(folder, "atom", "W4A4KV4-g64", "--report", html, "--report-text", text)
+        page = read_page(html)
+        check(set(page.heat_maps) == inputs, "one heat map an input", page.heat_maps)
+        check(all(maps == 2 for maps in page.heat_maps.values()), "before and after", page.heat_maps)
+        layers = len(answer["layers"])
+        # loss, held_out_loss, six clips, and error and damping of seven linears; two of the whole.
+        check(same_numbers(page, "quantize", answer) == layers * (2 + 6 + 14) + 2, page.numbers)
+        compared = ask("compare", path, "--reference", TINY, "--text", text, "--windows", "16")
+        check(same_numbers(page, "compare", compared) == 7, page.numbers)
+        # Nothing moved: one side each. Nothing calibrated: no heat map, and bits all the same.
+        calibrated(folder, "gptq", "W4A16-g64", "--report", html)
+        page = read_page(html)
+        check(all(maps == 1 for maps in page.heat_maps.values()), "nothing moved", page.heat_maps)
+        rtn = os.path.join(folder, "rtn.safetensors")
+        answer = ask("quantize", TINY, "--scheme", "W4A8-g64", "-o", rtn, "--report", html)
+        page = read_page(html)
+        check(not page.heat_maps and same_numbers(page, "quantize", answer) == 2, page.numbers)
+        refuse(1, ["absent", "cannot write"], "quantize", TINY, "--scheme", "W4A8-g64", "-o", rtn, "--report",
+               os.path.join(folder, "absent", "page.html"))
+        refuse(1, ["nowhere"], "quantize", TINY, "--scheme", "W4A8-g64", "-o", rtn, "--report", html,
+               "--report-text", "nowhere")
+    refuse(2, ["--report"], "quantize", TINY, "--scheme", "W4A8-g64", "-o", "x", "--report-text", "x")
+    refuse(2, ["--statistics"], "inspect", TINY, *window)
+
+
+def test_statistics():
+    """What inspect says of an artefact is what its recipe did."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, answer = calibrated(folder, "atom", "W3A4KV4-g64")
+        atom = ask("inspect", path, "--statistics", "--text", TEXT)
+        rotated = ask("inspect", calibrated(folder, "quarot", "W4A4KV4-g64")[0], "--statistics")
+    float_ = ask("inspect", TINY, "--statistics", "--text", TEXT)
+    check(ask("inspect", TINY)["statistics"] is None, "only if asked for")
+    check(rotated["rotates_keys"] and not atom["rotates_keys"], "the cache")
+    for layer, written, plain in zip(atom["statistics"], answer["layers"], float_["statistics"]):
+        check({i["name"]: i["clip"] for i in layer["inputs"]} == written["clips"], layer["inputs"])
+        check({h["key_clip"] for h in layer["heads"]} == {written["key_clip"]}, layer["heads"])
+        check([(h["key_bits"], h["value_bits"]) for h in layer["heads"]] == [(4, 4)] * 2, layer["heads"])
+        check([i["keepers"] for i in layer["inputs"]] == [32] * 4, "128 / 32 and 384 / 32 are one tile")
+        for linear in layer["linears"]:
+            check(0 < linear["smallest_scale"] <= linear["median_scale"] <= linear["largest_scale"], linear)
+            # At 3 bits the outermost of seven levels are met often, and never by most.
+            check(linear["format"] == "int3 g64 f16" and 0.01 < linear["end_codes"] < 0.5, linear)
+        for ours, theirs in zip(layer["inputs"], plain["inputs"]):
+            # Reordering keeps the elements; their origin is a damaged stream.
+            check(ours["bits"] == 4 and theirs["bits"] == 16 and ours["rms"] > 0, ours)
+            check(0.5 < ours["rms"] / theirs["rms"] < 2 and theirs["largest"] >= theirs["rms"], ours, theirs)
+            check(theirs["kurtosis"] >= 1, "by Jensen's inequality", theirs)
+    for layer in rotated["statistics"]:
+        check([bool(i["rotation"]) for i in layer["inputs"]] == [False, True, False, True], layer["inputs"])
+        check(layer["inputs"][0]["largest"] is None, "no text, no activations")
+    refuse(1, ["too short"], "inspect", TINY, "--statistics", "--text", "-")
 
 
 def test_usage():
