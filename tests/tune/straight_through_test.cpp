@@ -131,7 +131,7 @@ TEST_CASE("a range on its floor is moved by nothing, a held one not by its extre
     CHECK(dx[static_cast<std::size_t>(i)] == small.weights(0, i));  // all inside
   }
 
-  for (const std::size_t which : {0, 4}) {
+  for (const std::size_t which : {std::size_t{0}, std::size_t{4}}) {
     Problem p(roundings[which], 1);
     p.rounding.through_range = false;
     round_row_gradient<double>(p.rounding, {p.high, p.low}, p.x.row(0), p.weights.row(0), dx,
