@@ -60,6 +60,7 @@ TEST_CASE("allocated bytes are the allocator's, staging included") {
     auto cache = KvCache::allocate(shape, policy);
     REQUIRE(cache);
     CHECK(cache->allocated_bytes() == aligned_bytes - before);
+    CHECK(cache->allocated_bytes() == KvPool::bytes_for(shape, policy, 0));
     const std::size_t empty = cache->allocated_bytes();
     Random random(2);
     const auto rows = random_matrix(random, 150, 128);

@@ -100,7 +100,7 @@ struct PlainSide {
           encode_group(format.format(), x, p, codes);
           float scale = p.scale;
           const RoundingSums sums = error(format.format(), x, p);
-          if (keys && policy.fit_scales && sums.product > 0) {
+          if (policy.fit_scales && sums.product > 0) {
             scale = stored_scale(format.format(),
                                  scale * std::clamp(sums.square / sums.product, 1.0f, 2.0f));
           }

@@ -114,6 +114,20 @@ class KvCache {
     return {};
   }
 
+  // Stored pages of the fullest layer that `tokens` more take, and those that are left.
+  [[nodiscard]] int pages(int tokens) const {
+    int most = 0;
+    for (int layer = 0; layer < shape().layers; ++layer)
+      most = std::max(most, at(layer).pages_for(layer, tokens, *pool_));
+    return most;
+  }
+  [[nodiscard]] int free_pages() const {
+    int least = pool_->layer(0).stored.available();
+    for (int layer = 1; layer < shape().layers; ++layer)
+      least = std::min(least, pool_->layer(layer).stored.available());
+    return least;
+  }
+
   // Keys (after RoPE) and values of the next tokens, [tokens, kv_heads * head_dim].
   // Precondition: room(tokens).
   void append(int layer, MatrixRef<const float> keys, MatrixRef<const float> values) {

@@ -45,8 +45,8 @@ struct KvPolicy {
   bool rotate_keys = false;    // Hadamard on keys and queries; a head_dim of 2^n
   bool rotate_values = false;  // on values, and back on what attention gives
   Clip key_clip{}, value_clip{};
-  // Scales by least squares among shares of the clipped range; keys' then such that their scores
-  // have no bias (cache/kv_rounding.hpp).
+  // Scales by least squares among shares of the clipped range, then such that nothing shrinks
+  // (cache/kv_rounding.hpp).
   bool fit_scales = false;
   // Keys are rounded without the mean of the window in which rounding begins; scores get it back.
   bool center_keys = false;

@@ -5,8 +5,9 @@
 // extremes, or the best of some shares of them, then codes into the page.
 //
 // A fitted scale has the least squared error of its candidates. That shrinks what it rounds: the
-// sum of x y falls below that of x^2, and scores of keys, and with them the weights of attention,
-// drift together. So keys' scales are lengthened by sum x^2 / sum x y, which leaves no bias.
+// sum of x y falls below that of x^2. Noise averages out over many tokens and a shrinkage does not:
+// scores drift together, and so does the mean of values. So the scale that codes are read with is
+// lengthened by sum x^2 / sum x y, which leaves no bias.
 
 #include <algorithm>
 #include <span>
@@ -54,11 +55,10 @@ inline constexpr int fit_candidates = 13;
   return best;
 }
 
-// The scale that codes made with `p` are read with: lengthened, at most twice, if they are keys of a
-// fitted policy.
+// The scale that codes made with `p` are read with: of a fitted one lengthened, at most twice.
 [[nodiscard]] inline float reading_scale(const Format& format, std::span<const float> x,
-                                         const GroupParameters& p, bool lengthen) {
-  if (!lengthen) return p.scale;
+                                         const GroupParameters& p, bool fit) {
+  if (!fit) return p.scale;
   const RoundingSums sums = attention_kernels().rounding_sums(
       x.data(), static_cast<int>(x.size()), p.scale, detail::rounding_of(format, p));
   if (!(sums.product > 0)) return p.scale;
@@ -89,7 +89,7 @@ class KvPanelWriter {
                                       detail::rounding_of(format_, p), codes.data() + begin);
       std::fill(codes.begin() + begin + static_cast<std::ptrdiff_t>(x.size()),
                 codes.begin() + end, static_cast<std::uint8_t>(p.zero));
-      keep(g * kv_panel + lane, reading_scale(format_, x, p, fit_ && is_key_), p.zero);
+      keep(g * kv_panel + lane, reading_scale(format_, x, p, fit_), p.zero);
     }
     store(codes, lane);
   }
