@@ -199,8 +199,8 @@ struct BenchCommand {
     const std::string label = name + " " + loaded->scheme.name();
     const std::size_t width = std::max<std::size_t>(30, label.size());
     if (!common.json) {
-      fmt::print("| {:<{}} | {:>9} | {:>9} | {:>7} | {:>14} | {:>17} | {:>14} |\n", "model", width, "size",
-                 "params", "threads", "test", "t/s", "GB/s");
+      fmt::print("| {:<{}} | {:>9} | {:>9} | {:>7} | {:>14} | {:>17} | {:>14} |\n", "model", width,
+                 "size", "params", "threads", "test", "t/s", "GB/s");
       fmt::print("| {:-<{}} | {:->8}: | {:->8}: | {:->6}: | {:->13}: | {:->16}: | {:->13}: |\n", "",
                  width, "", "", "", "", "", "");
     }

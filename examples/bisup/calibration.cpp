@@ -83,21 +83,21 @@ Result<CalibrationData> read_calibration(const CalibrationOptions& options,
   auto samples = bisup::cut_samples(text->ids, config.vocab_size, options.samples);
   if (!samples) return about(samples.error(), text_name(options.text));
   if (samples->tokens() < config.intermediate_size) {
-    fmt::print(stderr,
-               "bisup: warning: {} calibration tokens for inputs of {} features; second moments of so "
-               "few leave directions unseen\n",
-               samples->tokens(), config.intermediate_size);
+    fmt::print(
+        stderr,
+        "bisup: warning: {} calibration tokens for inputs of {} features; second moments of so "
+        "few leave directions unseen\n",
+        samples->tokens(), config.intermediate_size);
   }
-  return CalibrationData{
-      std::move(samples).value(),
-      {{"kind", text->kind},
-       {"documents", text->documents},
-       {"text_tokens", text->ids.size()},
-       {"text_crc32c", bisup::crc32c(std::as_bytes(std::span(text->ids)))},
-       {"samples", options.samples.samples},
-       {"length", options.samples.length},
-       {"held_out", options.samples.held_out},
-       {"seed", options.samples.seed}}};
+  return CalibrationData{std::move(samples).value(),
+                         {{"kind", text->kind},
+                          {"documents", text->documents},
+                          {"text_tokens", text->ids.size()},
+                          {"text_crc32c", bisup::crc32c(std::as_bytes(std::span(text->ids)))},
+                          {"samples", options.samples.samples},
+                          {"length", options.samples.length},
+                          {"held_out", options.samples.held_out},
+                          {"seed", options.samples.seed}}};
 }
 
 }  // namespace command

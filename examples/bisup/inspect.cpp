@@ -7,10 +7,15 @@
 #include <bisup/llama/model_size.hpp>
 #include <bisup/llama/session.hpp>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "command.hpp"
+#include "statistics.hpp"
 #include "terminal.hpp"
+#include "windows.hpp"
 
 namespace command {
 
@@ -18,22 +23,12 @@ namespace {
 
 namespace llama = bisup::llama;
 
-// "int4 g64 f16", "f32"
-std::string format_of(const llama::AnyLinear& linear) {
-  if (linear.dense() != nullptr) return bisup::name(linear.dense()->view.type);
-  const bisup::Format& format = linear.packed()->format();
-  return fmt::format("{}{} {} {}", format.affine() ? "uint" : "int", format.bits,
-                     format.group == 0 ? "channel" : fmt::format("g{}", format.group),
-                     format.scale == bisup::Scale::f32   ? "f32"
-                     : format.scale == bisup::Scale::f16 ? "f16"
-                                                         : "bf16");
-}
-
 struct InspectCommand {
   Common common;
   KvOptions kv;
   double memory = 0;  // GiB
-  bool verify = false;
+  bool verify = false, statistics = false;
+  std::string text;
 
   // What the cache costs: a token more in the middle, all of the model's context, and how long a
   // context fits in the given memory (null without).
@@ -136,12 +131,110 @@ struct InspectCommand {
     return Json(true);
   }
 
+  // What is stored and, with a text, what is read, layer by layer.
+  bisup::Result<std::vector<LayerStatistics>> layers(const bisup::io::ModelFile& file,
+                                                     bisup::ThreadPool& pool) const {
+    auto layers = layer_statistics(file.model, pool);
+    if (text.empty()) return layers;
+    const auto tokenizer = open_tokenizer(file.tokenizer);
+    if (!tokenizer) return tokenizer.error();
+    const auto ids = read_ids(text, *tokenizer);
+    if (!ids) return ids.error();
+    Meter meter("windows");
+    const auto seen = see_activations(file.model, *ids, layers, pool, std::ref(meter));
+    if (!seen) return about(seen.error(), blamed(seen.error(), text, common.model));
+    return layers;
+  }
+
+  static Json as_json(const std::vector<LayerStatistics>& layers) {
+    Json list = Json::array();
+    for (const LayerStatistics& layer : layers) {
+      Json linears = Json::array(), inputs = Json::array(), heads = Json::array();
+      for (const LinearStatistics& l : layer.linears) {
+        linears.push_back({{"name", l.name},
+                           {"format", l.format},
+                           {"bits_per_weight", l.bits_per_weight},
+                           {"smallest_scale", l.smallest_scale},
+                           {"median_scale", l.median_scale},
+                           {"largest_scale", l.largest_scale},
+                           {"end_codes", l.end_codes},
+                           {"keepers", l.keepers},
+                           {"branch_rank", l.branch_rank}});
+      }
+      for (const InputStatistics& i : layer.inputs) {
+        const auto seen = [&](double ActivationStatistics::*number) {
+          return i.seen ? Json((*i.seen).*number) : Json(nullptr);
+        };
+        inputs.push_back({{"name", i.name},
+                          {"bits", i.bits},
+                          {"clip", i.clip},
+                          {"keepers", i.keepers},
+                          {"rotation", i.rotation},
+                          {"reordered", i.reordered},
+                          {"scaled", i.scaled},
+                          {"largest", seen(&ActivationStatistics::largest)},
+                          {"rms", seen(&ActivationStatistics::rms)},
+                          {"kurtosis", seen(&ActivationStatistics::kurtosis)}});
+      }
+      for (const bisup::KvEntry& head : layer.heads) {
+        heads.push_back({{"key_bits", head.keys.bits},
+                         {"value_bits", head.values.bits},
+                         {"key_clip", head.key_clip.high},
+                         {"value_clip", head.value_clip.high}});
+      }
+      list.push_back(
+          {{"layer", layer.layer}, {"linears", linears}, {"inputs", inputs}, {"heads", heads}});
+    }
+    return list;
+  }
+
+  static std::string transform_of(const InputStatistics& input) {
+    std::string text = input.rotation.empty() ? "" : "rotated " + input.rotation;
+    if (input.reordered) text += text.empty() ? "reordered" : ", reordered";
+    if (input.scaled) text += text.empty() ? "scaled" : ", scaled";
+    return text.empty() ? "-" : text;
+  }
+
+  static void print_layer(const LayerStatistics& layer) {
+    fmt::print("\nlayer {}\n{:<18} {:<14} {:>7} {:>10} {:>10} {:>10} {:>8} {:>7}\n", layer.layer,
+               "linear", "format", "bits", "least", "median", "largest", "at ends", "keepers");
+    for (const LinearStatistics& l : layer.linears) {
+      fmt::print("{:<18} {:<14} {:>7.3f} {:>10.3g} {:>10.3g} {:>10.3g} {:>6.2f} % {:>7}\n", l.name,
+                 l.format, l.bits_per_weight, l.smallest_scale, l.median_scale, l.largest_scale,
+                 100 * l.end_codes, l.keepers);
+    }
+    const bool seen = layer.inputs.front().seen.has_value();
+    fmt::print("{:<18} {:>4} {:>5} {:>7} {:<20}{}\n", "input", "bits", "clip", "keepers",
+               "transform", seen ? "    largest        rms   kurtosis" : "");
+    for (const InputStatistics& i : layer.inputs) {
+      fmt::print("{:<18} {:>4} {:>5.2f} {:>7} {:<20}", i.name, i.bits, i.clip, i.keepers,
+                 transform_of(i));
+      if (i.seen)
+        fmt::print(" {:>10.4g} {:>10.4g} {:>10.4g}", i.seen->largest, i.seen->rms,
+                   i.seen->kurtosis);
+      fmt::print("\n");
+    }
+    for (std::size_t head = 0; head < layer.heads.size(); ++head) {
+      const bisup::KvEntry& entry = layer.heads[head];
+      if (head > 0 && entry == layer.heads[head - 1]) continue;
+      fmt::print("cache, from head {}: keys {} bits, clip {:.2f}; values {} bits, clip {:.2f}\n",
+                 head, entry.keys.bits, entry.key_clip.high, entry.values.bits,
+                 entry.value_clip.high);
+    }
+  }
+
   bisup::Result<void> run() const {
     bisup::ThreadPool pool(common.threads);
     const auto file = open_model(common.model, "", pool);
     if (!file) return file.error();
     const auto is_right = verified(*file);
     if (!is_right) return is_right.error();
+    std::vector<LayerStatistics> layers;
+    if (statistics) {
+      auto found = this->layers(*file, pool);
+      if (!found) return found.error();
+      layers = std::move(found).value();
+    }
     const llama::Model& model = file->model;
     const llama::Config& config = model.config;
     const auto size = llama::model_size(model);
@@ -179,7 +272,10 @@ struct InspectCommand {
              {"kv_allocated_bytes", cached["kv_allocated_bytes"]},
              {"kv_context_in_memory", cached["kv_context_in_memory"]},
              {"verified", *is_right},
-             {"tensors", list}});
+             {"tensors", list},
+             {"rotates_keys", model.kv.rotate_keys},
+             {"rotates_values", model.kv.rotate_values},
+             {"statistics", statistics ? as_json(layers) : Json(nullptr)}});
       return {};
     }
     fmt::print("{}: {}, {}, {:.2f} M parameters, {}\n", common.model, file->kind,
@@ -209,6 +305,7 @@ struct InspectCommand {
                  cached["kv_context_in_memory"].get<int>());
     }
     if (verify) fmt::print("all checksums are right\n");
+    for (const LayerStatistics& layer : layers) print_layer(layer);
     return {};
   }
 };
@@ -225,6 +322,10 @@ void add_inspect(CLI::App& app, Action& action) {
   add_kv_options(*sub, options->kv);
   sub->add_option("--memory", options->memory, "GiB: how long a context do they hold?")
       ->check(CLI::PositiveNumber);
+  auto* statistics = sub->add_flag("--statistics", options->statistics,
+                                   "scales, codes, clips and transforms of every layer");
+  sub->add_option("--text", options->text, "also what the linears read in this text")
+      ->needs(statistics);
   sub->callback([options, &action] { action = [options] { return options->run(); }; });
 }
 

@@ -67,12 +67,14 @@ Result<KvPolicy> kv_policy(const bisup::llama::Model& model, const KvOptions& op
     if (!table) return table.error();
     policy = std::move(table).value();
   } else if (options.bits || options.key_bits || options.value_bits || options.group) {
-    policy.table.clear();
-    if (options.bits) policy.keys.bits = policy.values.bits = *options.bits;
-    if (options.key_bits) policy.keys.bits = *options.key_bits;
-    if (options.value_bits) policy.values.bits = *options.value_bits;
-    const int group = options.group.value_or(policy.keys.group);
-    policy.keys.group = policy.values.group = group;
+    const auto change = [&](auto& formats) {  // clips stay
+      if (options.bits) formats.keys.bits = formats.values.bits = *options.bits;
+      if (options.key_bits) formats.keys.bits = *options.key_bits;
+      if (options.value_bits) formats.values.bits = *options.value_bits;
+      if (options.group) formats.keys.group = formats.values.group = *options.group;
+    };
+    change(policy);
+    for (bisup::KvEntry& entry : policy.table) change(entry);
   }
   if (options.talks && !policy.exact() && policy.sinks == 0 && policy.recent == 0)
     policy.sinks = 4, policy.recent = 64;
@@ -99,18 +101,20 @@ Result<KvPolicy> kv_policy(const bisup::llama::Model& model, const KvOptions& op
 }
 
 std::string kv_name(const KvPolicy& policy) {
-  std::string name;
   if (policy.exact()) return "float";
-  if (!policy.table.empty()) {
-    double bits = 0;
-    for (const auto& entry : policy.table) bits += entry.keys.bits + entry.values.bits;
-    name = fmt::format("table {:.2f} bits", bits / static_cast<double>(2 * policy.table.size()));
-  } else if (policy.keys.bits == policy.values.bits) {
-    name = fmt::format("KV{}", policy.keys.bits);
-  } else {
-    name = fmt::format("K{}V{}", policy.keys.bits, policy.values.bits);
+  const auto first = policy.entry(0, 0, 1);
+  bool same = true;
+  double bits = 0;
+  for (const auto& entry : policy.table) {
+    same = same && entry.keys == first.keys && entry.values == first.values;
+    bits += entry.keys.bits + entry.values.bits;
   }
-  if (policy.table.empty() && policy.keys.group != 0) name += fmt::format("-g{}", policy.keys.group);
+  std::string name =
+      !same ? fmt::format("table {:.2f} bits", bits / static_cast<double>(2 * policy.table.size()))
+      : first.keys.bits == first.values.bits
+          ? fmt::format("KV{}", first.keys.bits)
+          : fmt::format("K{}V{}", first.keys.bits, first.values.bits);
+  if (same && first.keys.group != 0) name += fmt::format("-g{}", first.keys.group);
   if (policy.rotate_keys || policy.rotate_values) name += " rotated";
   if (policy.fit_scales) name += " fitted";
   if (policy.center_keys) name += " centered";

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/core.h>
 
+#include <bisup/calibrate/simulation.hpp>
 #include <bisup/evaluate/perplexity.hpp>
 #include <memory>
 
@@ -26,13 +27,15 @@ struct PerplexityCommand {
   Common common;
   KvOptions kv;
   std::string text, scheme;
+  bool simulate = false;
   bisup::WindowOptions windows;
 
   bisup::Result<void> run() const {
     const Clock clock;
     bisup::ThreadPool pool(common.threads);
-    const auto file = open_model(common.model, scheme, pool);
+    auto file = open_model(common.model, scheme, pool);
     if (!file) return file.error();
+    if (simulate) file->model = bisup::simulation_of(file->model, pool);
     const auto tokenizer = open_tokenizer(file->tokenizer);
     if (!tokenizer) return tokenizer.error();
     const auto ids = read_ids(text, *tokenizer);
@@ -77,6 +80,8 @@ void add_perplexity(CLI::App& app, Action& action) {
       "bisup perplexity model.gguf --text book.txt --context 1024 --windows 20", options->common);
   add_window_options(*sub, options->text, options->windows);
   add_scheme_option(*sub, options->scheme, "simulate this scheme on a float model");
+  sub->add_flag("--simulate", options->simulate,
+                "compute an artefact in floats that are rounded as its integers are");
   add_kv_options(*sub, options->kv);
   sub->callback([options, &action] { action = [options] { return options->run(); }; });
 }

@@ -10,9 +10,13 @@
 #include <bisup/llama/model_size.hpp>
 #include <filesystem>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "calibration.hpp"
 #include "command.hpp"
+#include "kv_search.hpp"
+#include "report.hpp"
 #include "terminal.hpp"
 
 namespace command {
@@ -37,6 +41,9 @@ std::size_t peak_memory() {
 struct QuantizeCommand {
   Common common;
   CalibrationOptions calibration;
+  KvOptions kv;
+  KvSearch kv_search;
+  ReportOptions report;
   std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search";
   std::string streams = "f32", preset, weight_clip, moments;
   int keepers = -1, rank = -1, block_steps = -1, end_to_end_steps = -1;
@@ -50,7 +57,8 @@ struct QuantizeCommand {
     };
     choose(activation_clip, recipe.activation_clip), choose(kv_clip, recipe.kv_clip);
     if (weight_clip == "search") recipe.quantizer = bisup::ClipSearch{};
-    if (weight_clip == "power") recipe.quantizer = bisup::ClipSearch{.loss = bisup::ClipLoss::power};
+    if (weight_clip == "power")
+      recipe.quantizer = bisup::ClipSearch{.loss = bisup::ClipLoss::power};
     if (!moments.empty()) {
       recipe.moments =
           moments == "exact" ? bisup::Moments::exact_inputs : bisup::Moments::rounded_inputs;
@@ -93,7 +101,7 @@ struct QuantizeCommand {
     const auto model = bisup::round_to_nearest(file->model, parsed, pool, std::ref(meter));
     if (!model) return about(model.error(), common.model);
     return save(*model, file->tokenizer, {.recipe = method, .float_weights = file->weights_note},
-                nlohmann::json::array(), clock);
+                {}, {{"rounding", clock.seconds()}}, pool, clock);
   }
 
   Result<void> calibrate(const bisup::Scheme& parsed, bisup::ThreadPool& pool,
@@ -102,6 +110,7 @@ struct QuantizeCommand {
     if (!source) return source.error();
     const auto data = read_calibration(calibration, source->checkpoint, source->tokenizer, pool);
     if (!data) return data.error();
+    const double read = clock.seconds();
     Meter meter("blocks");
     bisup::CalibrateOptions options;
     options.seed = calibration.samples.seed;
@@ -112,10 +121,9 @@ struct QuantizeCommand {
     Meter together("end to end");
     options.end_to_end_progress = std::ref(together);
     bisup::NoStore store;
-    const auto done = bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
+    const auto done =
+        bisup::calibrate(source->checkpoint, parsed, recipe(), data->samples, options, store, pool);
     if (!done) return about(done.error(), common.model);
-    auto layers = nlohmann::json::array();
-    for (const auto& block : done->blocks) layers.push_back(summary(block));
     if (!done->end_to_end.held_out.empty()) {
       fmt::print(stderr, "end to end: KL on held-out crops {:.4f} -> {:.4f} after {} steps\n",
                  done->end_to_end.before, done->end_to_end.best, done->end_to_end.best_step);
@@ -124,7 +132,8 @@ struct QuantizeCommand {
                 {.recipe = method,
                  .float_weights = source->weights_note,
                  .details = {{"calibration", data->provenance}}},
-                layers, clock);
+                done->blocks, {{"reading", read}, {"calibrating", clock.seconds() - read}}, pool,
+                clock);
   }
 
   static nlohmann::json summary(const bisup::BlockReport& block) {
@@ -149,23 +158,56 @@ struct QuantizeCommand {
             "is quantized by " + by.name() + " already; begin with the float model", common.model};
   }
 
-  Result<void> save(const bisup::llama::Model& model, const bisup::io::TokenizerFiles& tokenizer,
-                    const bisup::io::Provenance& provenance, const nlohmann::json& layers,
+  Result<void> save(const bisup::llama::Model& made, const bisup::io::TokenizerFiles& tokenizer,
+                    const bisup::io::Provenance& provenance,
+                    const std::vector<bisup::BlockReport>& blocks,
+                    std::vector<bisup::TimeReport> times, bisup::ThreadPool& pool,
                     const Clock& clock) const {
+    bisup::llama::Model model = made;
+    auto policy = kv_policy(made, kv);
+    if (policy && kv_search.bits > 0)
+      policy = searched_policy(made, *policy, tokenizer, kv_search, pool);
+    if (!policy) return about(policy.error(), common.model);
+    model.kv = std::move(policy).value();
+    const double ready = clock.seconds();
     if (interrupted()) return Error{Errc::interrupted, "stopped"};
     if (auto saved = bisup::io::save_artefact(output, model, tokenizer, provenance); !saved)
       return about(saved.error(), output);
     const auto size = bisup::llama::model_size(model);
     const auto bytes = std::filesystem::file_size(output);
+    const auto memory = peak_memory();
+    if (!report.output.empty()) {
+      times.push_back({"writing", clock.seconds() - ready});
+      const auto data = provenance.details.find("calibration");
+      auto written = write_report(
+          report,
+          {.model = common.model,
+           .method = method,
+           .output = output,
+           .explanation = bisup::explain(recipe()),
+           .calibration = data == provenance.details.end() ? nlohmann::json(nullptr) : *data,
+           .blocks = blocks,
+           .times = std::move(times),
+           .bytes = bytes,
+           .peak_memory_bytes = memory,
+           .seconds = clock.seconds()},
+          model, pool);
+      if (!written) return about(written.error(), report.output);
+    }
     if (common.json) {
+      auto layers = nlohmann::json::array();
+      for (const auto& block : blocks) layers.push_back(summary(block));
       print({{"model", common.model},
              {"scheme", model.scheme.name()},
              {"method", method},
              {"output", output},
              {"bytes", bytes},
              {"bits_per_weight", size.bits_per_weight()},
+             {"kv", kv_name(model.kv)},
+             {"kv_sinks", model.kv.sinks},
+             {"kv_recent", model.kv.recent},
              {"parameters", size.parameters},
-             {"peak_memory_bytes", peak_memory()},
+             {"peak_memory_bytes", memory},
              {"layers", layers},
              {"seconds", clock.seconds()}});
       return {};
@@ -181,10 +223,10 @@ struct QuantizeCommand {
 
 void add_quantize(CLI::App& app, Action& action) {
   const auto options = std::make_shared<QuantizeCommand>();
-  CLI::App* sub = add_subcommand(
-      app, "quantize", "Makes a quantized model of a float one",
-      "bisup quantize model.gguf --method quarot --scheme W4A4KV4-g64 --calib book.txt -o small.safetensors",
-      options->common);
+  CLI::App* sub = add_subcommand(app, "quantize", "Makes a quantized model of a float one",
+                                 "bisup quantize model.gguf --method quarot --scheme W4A4KV4-g64 "
+                                 "--calib book.txt -o small.safetensors",
+                                 options->common);
   add_scheme_option(*sub, options->scheme,
                     "bits of weights, activations, keys and values: W4A4KV4-g64");
   sub->get_option("--scheme")->required();
@@ -206,12 +248,14 @@ void add_quantize(CLI::App& app, Action& action) {
   sub->add_option("--kv-clip", options->kv_clip, "the same for keys and values")
       ->check(clip)
       ->capture_default_str();
-  sub->add_option("--weight-clip", options->weight_clip,
-                  "ranges of weights: search (error weighted by E[x^2]) or power (|error|^2.4), instead "
-                  "of the method's own")
+  sub->add_option(
+         "--weight-clip", options->weight_clip,
+         "ranges of weights: search (error weighted by E[x^2]) or power (|error|^2.4), instead "
+         "of the method's own")
       ->check(CLI::IsMember({"search", "power"}));
-  sub->add_option("--moments", options->moments,
-                  "GPTQ's second moments are of exact or of rounded inputs, instead of the method's own")
+  sub->add_option(
+         "--moments", options->moments,
+         "GPTQ's second moments are of exact or of rounded inputs, instead of the method's own")
       ->check(CLI::IsMember({"exact", "rounded"}));
   sub->add_option("--keepers", options->keepers,
                   "channels of each input kept in 8 bits (atom: 1/32 of them unless given)")
@@ -222,11 +266,15 @@ void add_quantize(CLI::App& app, Action& action) {
       ->check(CLI::Range(0, 1 << 20));
   sub->add_option("--end-to-end", options->end_to_end_steps, "tuning steps of all blocks (bisup_*)")
       ->check(CLI::Range(0, 1 << 20));
-  sub->add_option("--preset", options->preset, "how much bisup_* tune: demo, fast, default, thorough")
+  sub->add_option("--preset", options->preset,
+                  "how much bisup_* tune: demo, fast, default, thorough")
       ->check(CLI::IsMember({"demo", "fast", "default", "thorough"}));
   sub->add_option("--streams", options->streams, "activations between blocks: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
+  add_report_options(*sub, options->report);
+  add_kv_options(*sub, options->kv);
+  add_kv_search_options(*sub, options->kv_search);
   sub->add_flag("--explain", options->explain, "print what the method does and stop");
   sub->add_option("-o,--output", options->output, "the file to write, .safetensors")->required();
   sub->callback([options, &action] { action = [options] { return options->run(); }; });

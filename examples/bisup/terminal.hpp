@@ -12,9 +12,9 @@
 
 namespace command {
 
-// Before the first file is opened. A standard stream that the caller closed would give its number to
-// that file, and what is printed would go there: it becomes a stream that fails instead (stderr: that
-// swallows). A limit on the size of files becomes an error of writing instead of a signal.
+// Before the first file is opened. A standard stream that the caller closed would give its number
+// to that file, and what is printed would go there: it becomes a stream that fails instead (stderr:
+// that swallows). A limit on the size of files becomes an error of writing instead of a signal.
 void settle_streams();
 
 // One line on stderr; nothing happens if that cannot be written.

@@ -160,8 +160,11 @@ def test_cache():
         with open(table, "w", encoding="utf-8") as file:
             json.dump({"recent": 3, "table": [{"keys": {"bits": 4}, "values": {"bits": 2}}] * entries}, file)
         with_table = ppl("--kv-table", table)
-        check(with_table["kv"] == "table 3.00 bits" and with_table["kv_recent"] == 3, with_table)
+        check(with_table["kv"] == "K4V2" and with_table["kv_recent"] == 3, with_table)
         check(with_table["nll"] == ppl("--kv-keys", "4", "--kv-values", "2", "--kv-recent", "3")["nll"], "the same")
+        with open(table, "w", encoding="utf-8") as file:
+            json.dump({"table": [{"keys": {"bits": 8}}] + [{"keys": {"bits": 2}, "values": {"bits": 2}}] * (entries - 1)}, file)
+        check(ppl("--kv-table", table)["kv"].startswith("table "), "layers that differ")
         with open(table, "w", encoding="utf-8") as file:
             json.dump({"table": [{"keys": {"bits": 4}}]}, file)
         refuse(2, ["table of 1 entries"], "perplexity", TINY, *SMALL, "--kv-table", table)
@@ -171,6 +174,13 @@ def test_cache():
         seen = ask("inspect", small, "--memory", "0.001")
         check(0 < seen["kv_context_in_memory"] < 1024 * 1024, seen)
         check(ask("inspect", small, "--kv", "16")["kv_bytes_per_token"] > 6 * seen["kv_bytes_per_token"], seen)
+        searched = os.path.join(folder, "searched.safetensors")
+        found = ask("quantize", TINY, "--scheme", "W8A16KV3", "--kv-search", "3", "--kv-search-text", TEXT,
+                    "--kv-search-context", "64", "--kv-search-windows", "1", "--kv-recent", "4", "-o", searched)
+        check(found["kv"].startswith("table ") and found["kv_recent"] == 4, found)
+        check(float(found["kv"].split()[1]) <= 3, found)
+        check(ppl(model=searched)["kv"] == found["kv"], "the artefact carries the table")
+        refuse(2, ["--kv-search-text"], "quantize", TINY, "--scheme", "W8A16KV3", "--kv-search", "3", "-o", searched)
     for wrong in (["--kv", "5"], ["--kv", "4", "--kv-keys", "4"], ["--kv-table", "x", "--kv", "4"], ["--kv-rotate"],
                   ["--kv-fit"], ["--kv", "4", "--kv-sinks", "-1"], ["--kv", "4", "--kv-group", "48"]):
         refuse(2, [], "perplexity", TINY, *SMALL, *wrong)

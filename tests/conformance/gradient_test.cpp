@@ -46,7 +46,8 @@ void on_all(Check&& check) {
 TEST_CASE("rounding to levels of every target is exact to the bit, as is what passes through") {
   const auto& exact = scalar_gradient_kernels<float>;
   on_all([&](const GradientKernels<float>& kernels, int n) {
-    for (const Levels<float> levels : {Levels<float>{0.3f, 1 / 0.3f, -4, 3}, {0.1f, 10, -5, 2}}) {
+    for (const LevelRange<float> levels :
+         {LevelRange<float>{0.3f, 1 / 0.3f, -4, 3}, {0.1f, 10, -5, 2}}) {
       auto x = normals(n, 1);
       if (n > 16) x[2] = NAN, x[3] = INFINITY, x[4] = -INFINITY, x[5] = 0;
       const auto g = normals(n, 2);

@@ -362,7 +362,7 @@ std::vector<Hostile> hostile_artefacts(const std::string& good) {
   text("a key twice", R"({"schema":1,"schema":1})", malformed);
   set("/schema", std::nullopt, malformed);
   for (const Json& value : {Json("1"), Json(1.5), Json()}) set("/schema", value, malformed);
-  for (const Json& value : {Json(0), Json(2), Json(-1)}) set("/schema", value, Errc::unknown_version);
+  for (const Json& value : {Json(0), Json(io::artefact_schema + 1), Json(-1)}) set("/schema", value, Errc::unknown_version);
   for (const char* key : {"/scheme", "/recipe", "/float_weights"}) {
     set(key, std::nullopt, malformed);
     set(key, 4, malformed);

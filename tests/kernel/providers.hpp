@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <bisup/kernel/dense_gemm.hpp>
+#include <bisup/kernel/gradient.hpp>
 #include <bisup/kernel/rounding_error.hpp>
 #include <bisup/kernel/vector.hpp>
 #include <bisup/ops/dequantize.hpp>
@@ -36,6 +37,7 @@ inline std::vector<Provider> providers() {
     all.push_back({"dense product", "f32, f16, bf16", target, choose(dense_gemm_kernels<float>, target).target});
     all.push_back({"dense product, few tokens", "f32, f16, bf16", target, choose(dense_gemv_kernels<float>, target).target});
     all.push_back({"norm, rope, swiglu, softmax, Hadamard", "f32", target, choose(vector_kernel_table<float>, target).target});
+    all.push_back({"backward passes of rows", "f32", target, choose(gradient_kernel_table<float>, target).target});
     all.push_back({"clip search", "f32", target, choose(rounding_error_table<float>, target).target});
   }
   return all;

@@ -29,6 +29,26 @@ TEST_CASE("halves and back: rounded, held at the largest finite half, NaN kept")
   CHECK(llama::as_half(halves).view.data == halves.view.data);
 }
 
+TEST_CASE("rows are changed part by part on their way to half precision, each once") {
+  Matrix<float> values(2500, 3);  // more than two parts
+  for (int r = 0; r < 2500; ++r) {
+    for (int c = 0; c < 3; ++c) values(r, c) = static_cast<float>(r % 100 + c);
+  }
+  const auto tensor = llama::dense_tensor(values.clone());
+  int rows = 0;
+  const auto halves = llama::as_half(tensor, [&](MatrixRef<float> part) {
+    rows += part.rows();
+    for (int r = 0; r < part.rows(); ++r) {
+      for (float& v : part.row(r)) v *= 2;
+    }
+  });
+  CHECK(rows == 2500);
+  for (int r = 0; r < 2500; ++r) {
+    for (int c = 0; c < 3; ++c) REQUIRE(halves.view(r, c) == 2 * values(r, c));
+  }
+  CHECK(tensor.view(7, 1) == values(7, 1));
+}
+
 TEST_CASE("bf16 reads as floats, and a view outlives the matrix it was made from") {
   const std::vector<BFloat16> bits = {to_bfloat16(1.5f), to_bfloat16(-3)};
   const auto values = llama::as_matrix({bits.data(), DType::bf16, 1, 2});

@@ -58,7 +58,7 @@ TEST_CASE("vectors are orthonormal and the matrix only stretches them") {
   }
 }
 
-TEST_CASE("what is not square is refused") {
+TEST_CASE("what is not square has no eigenvectors here") {
   CHECK_THROWS_AS((void)symmetric_eigen(Matrix<double>(2, 3)), ContractViolation);
 }
 

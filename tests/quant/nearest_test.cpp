@@ -101,7 +101,7 @@ TEST_CASE("padding decodes to zero") {
   }
 }
 
-TEST_CASE("the number of threads does not change a bit") {
+TEST_CASE("the number of threads does not change a packed bit") {
   const auto w = gaussian(80, 64, 7);
   ThreadPool one(1), three(3);
   const auto a = quantize(w.ref(), Format{.bits = 3}, Nearest{}, one);

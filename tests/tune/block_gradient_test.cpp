@@ -120,9 +120,12 @@ TEST_CASE("and of one with affine weights whose branches read the rounded input"
                                 .prompt = false}))
       .check_all();
 }
-TEST_CASE("and of one whose weights are codes already") {
-  Problem(small::block<double>({.frozen_weights = true, .smoothing = false, .prompt = false}))
-      .check_all();
+TEST_CASE("and of one whose weights are codes already, with an exact recent window") {
+  for (const bool prompt : {false, true}) {
+    Problem(small::block<double>(
+                {.frozen_weights = true, .smoothing = false, .prompt = prompt, .recent = 3}))
+        .check_all();
+  }
 }
 
 }  // namespace

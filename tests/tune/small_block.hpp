@@ -74,7 +74,7 @@ struct Angles {
 struct Options {
   bool rounded = true, frozen_weights = false, norms = true, smoothing = true, rotated = true,
        branch_reads_rounded = false, affine_weights = false, prompt = true;
-  int rank = 2;
+  int rank = 2, recent = 0;
 };
 
 template <class T>
@@ -137,6 +137,7 @@ tune::SimulatedBlock<T> block(const Options& options, std::uint64_t seed = 1) {
     block.cache.key_high = 1, block.cache.key_low = static_cast<T>(1.5);
     block.cache.value_high = static_cast<T>(0.7), block.cache.value_low = 2;
     block.cache.sinks = 1, block.cache.through_range = true;
+    block.cache.recent = options.recent;
   }
   if (options.prompt) {
     block.cache.prompt_keys = normals<T>(prompt, kv, 1, random);

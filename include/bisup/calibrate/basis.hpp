@@ -1,8 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// In which basis does calibration see the model? ModelBasis turns embeddings, blocks and lm_head into
-// the recipe's basis before anything is rounded; in float that changes nothing (transform/merge.hpp).
+// In which basis does calibration see the model? ModelBasis turns embeddings, blocks and lm_head
+// into the recipe's basis before anything is rounded; in float that changes nothing
+// (transform/merge.hpp).
 
 #include <cstdint>
 #include <span>
@@ -35,14 +36,10 @@ struct BasisBlock {
     return llama::AnyLinear(llama::DenseTensor{view}, l.bias);
   };
   const FloatBlock<float>& w = block.weights;
-  return {linear(w.q),
-          linear(w.k),
-          linear(w.v),
-          linear(w.o),
-          linear(w.gate),
-          linear(w.up),
-          linear(w.down),
-          {w.attention_norm, w.mlp_norm, w.query_norm, w.key_norm},
+  return {linear(w.q),    linear(w.k),
+          linear(w.v),    linear(w.o),
+          linear(w.gate), linear(w.up),
+          linear(w.down), {w.attention_norm, w.mlp_norm, w.query_norm, w.key_norm},
           block.inputs};
 }
 
@@ -52,8 +49,7 @@ class ModelBasis {
   // model's sizes (transform/hadamard.hpp). `seed`: of the random signs.
   static Result<ModelBasis> make(const llama::Config& c, Basis basis, std::uint64_t seed) {
     ModelBasis made;
-    made.shape_ = {c.hidden_size, c.heads,    c.kv_heads, c.head_dim,
-                   c.intermediate_size, c.norm_eps};
+    made.shape_ = {c.hidden_size, c.heads, c.kv_heads, c.head_dim, c.intermediate_size, c.norm_eps};
     if (basis != Basis::rotated) return made;
     made.rotates_ = true;
     auto residual = RandomizedHadamard::make(widest_hadamard(c.hidden_size), seed);
@@ -82,16 +78,20 @@ class ModelBasis {
   [[nodiscard]] llama::DenseTensor stored_rows(const llama::DenseTensor& embedding,
                                                ThreadPool& pool) const {
     if (!rotates_) return llama::as_half(embedding);
-    Matrix<float> rows = llama::as_matrix(embedding.view);
-    rotate_rows(rows.ref(), residual_, pool);
-    return llama::as_half(llama::dense_tensor(std::move(rows)));
+    return llama::as_half(embedding,
+                          [&](MatrixRef<float> rows) { rotate_rows(rows, residual_, pool); });
   }
 
-  // lm_head, [vocab, hidden]; the final norm's weight moves into it.
-  void change_head(MatrixRef<float> head, std::vector<float>& final_norm, ThreadPool& pool) const {
+  // Rows of lm_head, [rows, hidden]; the final norm's weight moves into them.
+  void change_head(MatrixRef<float> rows, std::span<const float> final_norm,
+                   ThreadPool& pool) const {
     if (!rotates_) return;
-    fold_final_norm<float>(head, final_norm);
-    rotate_rows(head, residual_, pool);
+    scale_columns(rows, final_norm);
+    rotate_rows(rows, residual_, pool);
+  }
+  // What is left of the final norm.
+  void change_final_norm(std::vector<float>& norm) const {
+    if (rotates_) norm.assign(norm.size(), 1.0f);
   }
 
   void change(BasisBlock& block, ThreadPool& pool) const {

@@ -1,9 +1,10 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How does one float block become a quantized one? Its float outputs are the teacher; its inputs are
-// those that the quantized blocks before it really give. Transform, clips, rounding, and the block
-// runs once more as it will run, which moves both streams on. calibrator.hpp goes from block to block.
+// How does one float block become a quantized one? Its float outputs are the teacher; its inputs
+// are those that the quantized blocks before it really give. Transform, clips, rounding, and the
+// block runs once more as it will run, which moves both streams on. calibrator.hpp goes from block
+// to block.
 
 #include <algorithm>
 #include <array>
@@ -47,6 +48,8 @@ struct Streams {
   int crops = 0;
 };
 
+// T is the tuner's scalar type: float.
+template <class T = float>
 class BlockCalibrator {
  public:
   // `longest`: tokens of the longest crop. Both references must outlive it.
@@ -164,7 +167,8 @@ class BlockCalibrator {
       report.inputs[site].keepers = recipe_.keepers_of(statistics[site].channels());
     }
     if (recipe_.smoothing > 0) {
-      const auto smooth = [&](std::size_t site, std::initializer_list<FloatLinear<float>*> readers) {
+      const auto smooth = [&](std::size_t site,
+                              std::initializer_list<FloatLinear<float>*> readers) {
         const auto s = smoothing_of(largest[site], readers);
         for (std::size_t i = 0; i < s.size(); ++i)
           power[site][i] /= s[i] * s[i], largest[site][i] /= s[i];
@@ -179,9 +183,11 @@ class BlockCalibrator {
         permutation.apply(std::span(largest[site])), permutation.apply(std::span(power[site]));
         return permutation;
       };
-      const auto reorder = [&](std::size_t site, std::initializer_list<FloatLinear<float>*> readers) {
+      const auto reorder = [&](std::size_t site,
+                               std::initializer_list<FloatLinear<float>*> readers) {
         const Permutation permutation = order(site);
-        for (auto* linear : readers) absorb_input_rotation(linear->weights.ref(), permutation, pool_);
+        for (auto* linear : readers)
+          absorb_input_rotation(linear->weights.ref(), permutation, pool_);
         (block.inputs.*llama::named_inputs[site].input)
             .order.assign(permutation.order().begin(), permutation.order().end());
       };
@@ -205,8 +211,8 @@ class BlockCalibrator {
       }
     }
     const std::vector<float> theta(largest.size());
-    return smoothing_scales<float>(
-        smoothing_prior<float>(largest, weights, recipe_.smoothing), theta, 1.0f);
+    return smoothing_scales<float>(smoothing_prior<float>(largest, weights, recipe_.smoothing),
+                                   theta, 1.0f);
   }
 
   // Clips of activations and of the cache, on held-out crops of the quantized stream.
@@ -236,7 +242,8 @@ class BlockCalibrator {
       exact.run(dense, x.ref(), [&](int site, const llama::Activation& input) {
         const auto at = static_cast<std::size_t>(site);
         const MatrixRef<const float> from = input.exact();
-        if (filled[at] == 0) inputs[at].resize(tokens / step + streams.quantized.samples(), from.cols());
+        if (filled[at] == 0)
+          inputs[at].resize(tokens / step + streams.quantized.samples(), from.cols());
         for (int t = 0; t < from.rows(); t += step)
           std::copy_n(from.row_data(t), from.cols(), inputs[at].row(filled[at]++).data());
       });
@@ -260,9 +267,9 @@ class BlockCalibrator {
           readers.push_back((dense.*named.linear).dense()->view);
       }
       InputReport& input = report.inputs[site];
-      const auto found = choose_activation_clip(inputs[site].ref().rows(0, filled[site]),
-                                                *input_form(scheme_, false).format, input.keepers,
-                                                readers, pool_);
+      const auto found =
+          choose_activation_clip(inputs[site].ref().rows(0, filled[site]),
+                                 *input_form(scheme_, false).format, input.keepers, readers, pool_);
       input.clip = found.clip;
       input.clip_gain = found.unclipped > 0 ? found.damage / found.unclipped : 1;
     }
@@ -280,25 +287,52 @@ class BlockCalibrator {
   Result<void> tune(FinishedBlock& done, const BasisBlock& floats, const SitePower& power,
                     const Streams& streams) {
     const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
-    auto block = simulated(done.weights, shape(), entry, policy(), pool_);
+    auto block = simulated<T>(done.weights, shape(), entry, policy(), pool_);
     if (recipe_.tuning.rank > 0) {
-      if (auto started = start_branches(block, floats.weights, power, recipe_.tuning.rank, pool_);
+      if (auto started =
+              start_branches<T>(block, floats.weights, power, recipe_.tuning.rank, pool_);
           !started) {
         return started;
       }
     }
     if (recipe_.tuning.block_steps > 0) {
-      const auto phase = tune_block(block, config_, {streams.quantized, streams.exact, streams.crops},
-                                    recipe_.tuning, 0, pool_);
+      const auto phase =
+          tune_block<T>(block, config_, {streams.quantized, streams.exact, streams.crops},
+                        recipe_.tuning, 0, pool_);
       done.report.tuning_gain = phase.before > 0 ? phase.best / phase.before : 1;
     }
-    take_back(block, done.weights, done.kv);
+    FinishedBlock tuned = done;
+    take_back(block, tuned.weights, tuned.kv);
+    // The base is a candidate to the end: what is stored may differ from what was tuned.
+    const auto before = held_out_loss(done, streams), after = held_out_loss(tuned, streams);
+    if (!before) return before.error();
+    if (!after) return after.error();
+    if (*after < *before) {
+      done = std::move(tuned);
+    } else {
+      done.report.tuning_gain = 1;
+    }
     return {};
   }
 
+  // Of the block as it will run, over the held-out crops.
+  Result<double> held_out_loss(const FinishedBlock& block, const Streams& streams) {
+    auto run = pass(layer_policy(block.kv));
+    if (!run) return run.error();
+    double error = 0, power = 0;
+    Matrix<float> x, z;
+    for (int i = streams.crops; i < streams.quantized.samples(); ++i) {
+      streams.quantized.read(i, x), streams.exact.read(i, z);
+      run->run(block.weights, x.ref());
+      power += bisup::detail::square_sum(z.ref());
+      error += bisup::detail::square_difference(x.ref(), z.ref());
+    }
+    return error / power;
+  }
+
   [[nodiscard]] BlockShape shape() const {
-    return {config_.hidden_size, config_.heads,             config_.kv_heads,
-            config_.head_dim,    config_.intermediate_size, config_.norm_eps};
+    return {config_.hidden_size,       config_.heads,   config_.kv_heads, config_.head_dim,
+            config_.intermediate_size, config_.norm_eps};
   }
 
   // How the inputs are rounded from now on: not at all, in floats, or to integers.
@@ -321,11 +355,8 @@ class BlockCalibrator {
       pass.run(done.weights, x.ref());
       streams.quantized.write(i, x.ref());
       const std::size_t part = i < streams.crops ? 0 : 1;
-      powers[part] += detail::square_sum(z.ref());
-      for (int t = 0; t < x.rows(); ++t) {
-        for (int c = 0; c < x.cols(); ++c) z(t, c) -= x(t, c);
-      }
-      errors[part] += detail::square_sum(z.ref());
+      powers[part] += bisup::detail::square_sum(z.ref());
+      errors[part] += bisup::detail::square_difference(x.ref(), z.ref());
     }
     if (!std::isfinite(errors[0] + errors[1]))
       return Error{Errc::not_finite, "the quantized block's activations are not finite"};

@@ -11,13 +11,13 @@
 namespace bisup {
 
 struct LinearReport {
-  std::string name;              // "self_attn.q_proj"
-  double error = 0;              // |(W - W^) x|^2 / |W x|^2 over the calibration inputs
-  double nearest_error = 0;      // the same if every weight had been rounded to nearest
-  double damping = 0;            // that was needed, of the mean diagonal; 0 without GPTQ
-  int dead_columns = 0;          // inputs that never were anything but 0
-  int nearest_rows = 0;          // rows that kept round to nearest because it was better
-  bool fell_back = false;        // no damping made the moments positive definite: rounded to nearest
+  std::string name;          // "self_attn.q_proj"
+  double error = 0;          // |(W - W^) x|^2 / |W x|^2 over the calibration inputs
+  double nearest_error = 0;  // the same if every weight had been rounded to nearest
+  double damping = 0;        // that was needed, of the mean diagonal; 0 without GPTQ
+  int dead_columns = 0;      // inputs that never were anything but 0
+  int nearest_rows = 0;      // rows that kept round to nearest because it was better
+  bool fell_back = false;    // no damping made the moments positive definite: rounded to nearest
 };
 
 struct InputReport {
@@ -28,6 +28,11 @@ struct InputReport {
   std::vector<float> largest_before, largest_after;  // [in]: max |x|, before and after slot T
 };
 
+struct TimeReport {
+  std::string name;  // "statistics", "clips", "rounding"
+  double seconds = 0;
+};
+
 struct BlockReport {
   int layer = 0;
   double loss = 0, held_out_loss = 0;  // |F_q(X_q) - F(X)|^2 / |F(X)|^2
@@ -35,7 +40,8 @@ struct BlockReport {
   double tuning_gain = 1;  // held-out loss of the tuned block / of its start
   std::array<InputReport, 4> inputs;
   std::vector<LinearReport> linears;
-  double seconds = 0;
+  double seconds = 0;             // of the whole block
+  std::vector<TimeReport> times;  // what they went into, in order; may be empty
 };
 
 }  // namespace bisup

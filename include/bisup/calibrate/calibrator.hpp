@@ -1,10 +1,13 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How does a float model become a quantized one that knows its data? calibrate() interprets a recipe
-// block by block: one block's floats, its statistics and two activation streams are all it holds, so
-// a model larger than memory works. Finished blocks go to a store, from which a stopped run goes on.
+// How does a float model become a quantized one that knows its data? calibrate() interprets a
+// recipe block by block: one block's floats, its statistics and two activation streams are all it
+// holds, so a model larger than memory works. Finished blocks go to a store, from which a stopped
+// run goes on.
 
+#include <algorithm>
+#include <chrono>
 #include <concepts>
 #include <cstdint>
 #include <functional>
@@ -49,9 +52,10 @@ static_assert(BlockStore<NoStore>);
 struct CalibrateOptions {
   DType stream = DType::f32;  // or bf16: half the memory
   StreamMemory memory = heap_memory;
-  std::uint64_t seed = 0;                                     // of the rotation's signs
-  std::function<bool(const BlockReport&, int)> progress = {};  // a block, blocks in all; false: stop
-  std::function<bool(int, int)> end_to_end_progress = {};      // steps done, in all
+  std::uint64_t seed = 0;  // of the rotation's signs
+  std::function<bool(const BlockReport&, int)> progress =
+      {};                                                  // a block, blocks in all; false: stop
+  std::function<bool(int, int)> end_to_end_progress = {};  // steps done, in all
 };
 
 struct Calibration {
@@ -71,7 +75,8 @@ namespace detail {
   std::vector<const std::vector<int>*> crops;
   std::vector<int> lengths;
   for (const auto* part : {&samples.crops, &samples.held_out}) {
-    for (const auto& crop : *part) crops.push_back(&crop), lengths.push_back(static_cast<int>(crop.size()));
+    for (const auto& crop : *part)
+      crops.push_back(&crop), lengths.push_back(static_cast<int>(crop.size()));
   }
   auto float_stream = Stream::allocate(lengths, exact.cols(), options.stream, options.memory);
   if (!float_stream) return float_stream.error();
@@ -105,25 +110,30 @@ Result<void> finish_model(const S& source, const ModelBasis& basis, llama::Model
     return {};
   }
   auto head = source.tensor(source.config().tied_embeddings ? "model.embed_tokens.weight"
-                                                             : "lm_head.weight");
+                                                            : "lm_head.weight");
   if (!head) return head.error();
-  Matrix<float> weights = llama::as_matrix(head->view);
-  basis.change_head(weights.ref(), model.final_norm, pool);
+  const auto change = [&](MatrixRef<float> rows) {
+    basis.change_head(rows, model.final_norm, pool);
+  };
   if (model.scheme.head_bits == 8) {
+    Matrix<float> weights = llama::as_matrix(head->view);
+    change(weights.ref());
     auto packed = quantize(weights.ref(), int8_channel::value, Nearest{}, pool);
     if (!packed) return packed.error();
     model.head = llama::AnyLinear(std::move(packed).value());
     if (model.scheme.quantizes_activations()) model.head_input = {int8_token, false};
   } else {
-    model.head = llama::AnyLinear(llama::as_half(llama::dense_tensor(std::move(weights))));
+    model.head =
+        llama::AnyLinear(basis.rotates() ? llama::as_half(*head, change) : llama::as_half(*head));
   }
+  basis.change_final_norm(model.final_norm);
   return {};
 }
 
 }  // namespace detail
 
-// Errors: those of the source, not_finite (naming the layer), out_of_memory, interrupted, unsupported
-// (a basis that the model's sizes do not allow), those of the store.
+// Errors: those of the source, not_finite (naming the layer), out_of_memory, interrupted,
+// unsupported (a basis that the model's sizes do not allow), those of the store.
 template <llama::TensorSource S, BlockStore B>
 Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recipe& recipe,
                               const Samples& samples, const CalibrateOptions& options, B& store,
@@ -146,7 +156,7 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
   int longest = 0;
   for (int i = 0; i < streams->exact.samples(); ++i)
     longest = std::max(longest, streams->exact.length(i));
-  BlockCalibrator calibrator(config, scheme, recipe, longest, pool);
+  BlockCalibrator<> calibrator(config, scheme, recipe, longest, pool);
   model.kv = calibrator.policy();
   const int finished = store.finished();
   if (finished > 0) {
@@ -155,10 +165,13 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
   for (int layer = 0; layer < config.layers; ++layer) {
     const auto run = [&]() -> Result<FinishedBlock> {
       if (layer < finished) return store.load(layer);
+      const auto start = std::chrono::steady_clock::now();
       auto block = read_basis_block(source, layer, *basis, pool);
       if (!block) return block.error();
       auto done = calibrator.run(layer, std::move(block).value(), *streams);
       if (!done) return done.error();
+      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+      done->report.seconds = taken.count();
       if (auto saved = store.save(layer, *done, *streams); !saved) return saved.error();
       return done;
     };
@@ -174,10 +187,12 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
     if (options.progress && !options.progress(result.blocks.back(), config.layers))
       return Error{Errc::interrupted, "stopped"};
   }
+  streams->quantized = Stream();  // the head needs the room
+  if (recipe.tuning.end_to_end_steps == 0) streams->exact = Stream();
   if (auto done = detail::finish_model(source, *basis, model, pool); !done) return done.error();
   if (recipe.tuning.end_to_end_steps > 0) {
-    result.end_to_end = tune_model(model, samples, streams->exact, recipe.tuning, options.seed, pool,
-                                   options.end_to_end_progress);
+    result.end_to_end = tune_model<>(model, samples, streams->exact, recipe.tuning, options.seed,
+                                     pool, options.end_to_end_progress);
     if (result.end_to_end.interrupted) return Error{Errc::interrupted, "stopped"};
   }
   return result;

@@ -1,8 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How much of a group's range should the codes cover? A line search on held-out inputs: the clip that
-// damages the outputs of the linears (or of attention) least. At 3 bits it is about 0.75, at 8 bits 1.
+// How much of a group's range should the codes cover? A line search on held-out inputs: the clip
+// that damages the outputs of the linears (or of attention) least. At 3 bits it is about 0.75, at 8
+// bits 1.
 
 #include <algorithm>
 #include <array>
@@ -25,7 +26,7 @@ struct ClipFound {
   double damage = 0, unclipped = 0;  // what was minimised, at `clip` and at 1
 };
 
-inline constexpr std::array clip_candidates = {1.0f,  0.95f, 0.9f,  0.85f, 0.8f, 0.75f, 0.7f,
+inline constexpr std::array clip_candidates = {1.0f,  0.95f, 0.9f,  0.85f, 0.8f,  0.75f, 0.7f,
                                                0.65f, 0.6f,  0.55f, 0.5f,  0.45f, 0.4f};
 
 // damage(clip) is tried from 1 downwards until it has risen twice in a row.
@@ -56,9 +57,22 @@ namespace detail {
   return sum;
 }
 
+// sum of (a - b)^2.
+[[nodiscard]] inline double square_difference(MatrixRef<const float> a, MatrixRef<const float> b) {
+  double sum = 0;
+  for (int r = 0; r < a.rows(); ++r) {
+    for (int c = 0; c < a.cols(); ++c) {
+      const double d = static_cast<double>(a(r, c)) - static_cast<double>(b(r, c));
+      sum += d * d;
+    }
+  }
+  return sum;
+}
+
 }  // namespace detail
 
-// x: prepared inputs, [tokens, in]; readers: the weights [out, in] that read them. Damage: the sum of
+// x: prepared inputs, [tokens, in]; readers: the weights [out, in] that read them. Damage: the sum
+// of
 // |(x^ - x) W^T|^2.
 [[nodiscard]] inline ClipFound choose_activation_clip(MatrixRef<const float> x,
                                                       ActivationFormat format, int keepers,
@@ -95,14 +109,15 @@ struct KvClips {
   ClipFound keys, values;
 };
 
-// Damage: the sum of squared differences of attention's output to that with an exact cache; for keys
-// with exact values, for values with exact keys. `policy` is one layer's, its table empty.
+// Damage: the sum of squared differences of attention's output to that with an exact cache; for
+// keys with exact values, for values with exact keys. `policy` is one layer's, its table empty.
 [[nodiscard]] inline Result<KvClips> choose_kv_clips(const AttentionInputs& inputs,
                                                      CacheShape shape, const KvPolicy& policy,
                                                      ThreadPool& pool) {
   BISUP_EXPECTS(policy.table.empty());
   shape.layers = 1, shape.capacity = inputs.keys.rows();
-  Matrix<float> exact(inputs.queries.rows(), inputs.queries.cols()), out(exact.rows(), exact.cols());
+  Matrix<float> exact(inputs.queries.rows(), inputs.queries.cols()),
+      out(exact.rows(), exact.cols());
   const auto run = [&](const KvPolicy& with, Matrix<float>& into) -> Result<void> {
     auto cache = KvCache::allocate(shape, with);
     if (!cache) return cache.error();

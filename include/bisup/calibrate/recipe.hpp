@@ -68,20 +68,20 @@ struct Recipe {
   }
 };
 
-// Atom keeps 128 of 4096 channels: one in 32, here in whole tiles of 32 columns, since the padding of
-// an incomplete one would cost more bits than more keepers do.
+// Atom keeps 128 of 4096 channels: one in 32, here in whole tiles of 32 columns, since the padding
+// of an incomplete one would cost more bits than more keepers do.
 [[nodiscard]] constexpr int default_keepers(int channels) {
   constexpr int tile = 32;
   return (channels / 32 + tile - 1) / tile * tile;
 }
 
 inline int Recipe::keepers_of(int channels) const {
-  const int wanted =
-      keepers.value_or(basis == Basis::reordered ? default_keepers(channels) : 0);
+  const int wanted = keepers.value_or(basis == Basis::reordered ? default_keepers(channels) : 0);
   return wanted < channels ? wanted : 0;
 }
 
-// The constants of the papers that a search replaces by default; --act-clip and --kv-clip give them.
+// The constants of the papers that a search replaces by default; --act-clip and --kv-clip give
+// them.
 inline constexpr float atom_activation_clip = 0.9f, atom_kv_clip = 1.0f;
 inline constexpr float quarot_activation_clip = 0.9f, quarot_kv_clip = 0.95f;
 inline constexpr float atom_weight_clip = 0.85f;
@@ -90,8 +90,7 @@ namespace recipes {
 
 inline constexpr Recipe rtn{.activation_clip = {1.0f}, .kv_clip = {1.0f}};
 // arXiv 2210.17323, here with activations and cache rounded too.
-inline constexpr Recipe gptq{
-    .name = "gptq", .engine = Engine::gptq, .quantizer = ClipSearch{}};
+inline constexpr Recipe gptq{.name = "gptq", .engine = Engine::gptq, .quantizer = ClipSearch{}};
 // arXiv 2211.10438.
 inline constexpr Recipe smoothquant{.name = "smoothquant", .smoothing = 0.5f};
 // arXiv 2310.19102.
@@ -151,8 +150,9 @@ inline constexpr std::array all = {rtn,
               " kept in 8 bits";
       break;
     case Basis::rotated:
-      text += "Hadamard rotations: residual stream and value heads offline, across heads, d_ff, "
-              "queries and keys online";
+      text +=
+          "Hadamard rotations: residual stream and value heads offline, across heads, d_ff, "
+          "queries and keys online";
       break;
   }
   if (recipe.smoothing > 0) text += ", smoothing with alpha " + number(recipe.smoothing);

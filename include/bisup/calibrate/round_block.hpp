@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How are the seven linears of a block rounded? By the recipe's engine, on the second moments of what
-// they read, gathered from the quantized stream: for all at once, or in four stages, each of which
-// sees what rounding the ones before has done.
+// How are the seven linears of a block rounded? By the recipe's engine, on the second moments of
+// what they read, gathered from the quantized stream: for all at once, or in four stages, each of
+// which sees what rounding the ones before has done.
 
 #include <algorithm>
 #include <cstddef>
@@ -40,8 +40,8 @@ class BlockRounder {
   Result<std::vector<LinearReport>> run(Block& block, BlockPass& pass, const Stream& stream,
                                         int crops) {
     reports_.clear();
-    const auto done = recipe_.staged ? staged(block, pass, stream, crops)
-                                     : at_once(block, pass, stream, crops);
+    const auto done =
+        recipe_.staged ? staged(block, pass, stream, crops) : at_once(block, pass, stream, crops);
     if (!done) return done.error();
     return std::move(reports_);
   }

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // On which tokens is a model calibrated? Crops of one text at random places. Its last part is held
-// out first, so that what is chosen on held-out crops was never seen, and no crop crosses the split.
+// out first, so that what is chosen on held-out crops was never seen, and no crop crosses the
+// split.
 
 #include <algorithm>
 #include <cstdint>
@@ -49,16 +50,17 @@ namespace detail {
 
 }  // namespace detail
 
-// ids: the whole text, its BOS included if the tokenizer adds one. One held-out crop is made for six
-// samples, eight at most. Errors: too_short (the parts of the text hold no crop), out_of_range (an
-// id outside the vocabulary).
+// ids: the whole text, its BOS included if the tokenizer adds one. One held-out crop is made for
+// six samples, eight at most. Errors: too_short (the parts of the text hold no crop), out_of_range
+// (an id outside the vocabulary).
 [[nodiscard]] inline Result<Samples> cut_samples(std::span<const int> ids, int vocab_size,
                                                  const SampleOptions& options) {
   BISUP_EXPECTS(options.samples >= 1 && options.length >= 2);
   BISUP_EXPECTS(options.held_out > 0 && options.held_out < 1);
   for (const int id : ids) {
     if (id < 0 || id >= vocab_size)
-      return Error{Errc::out_of_range, "token id " + std::to_string(id) + " is not in the vocabulary"};
+      return Error{Errc::out_of_range,
+                   "token id " + std::to_string(id) + " is not in the vocabulary"};
   }
   const auto held = static_cast<std::size_t>(options.held_out * static_cast<double>(ids.size()));
   const auto learned = ids.first(ids.size() - held), rest = ids.last(held);

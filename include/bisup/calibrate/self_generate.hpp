@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// On what is a model calibrated when there is no text? On its own: every sequence begins with a token
-// drawn at random, goes on greedily for a few and is then sampled (the data-free recipe of LLM-QAT,
-// arXiv 2305.17888, section 2.2).
+// On what is a model calibrated when there is no text? On its own: every sequence begins with a
+// token drawn at random, goes on greedily for a few and is then sampled (the data-free recipe of
+// LLM-QAT, arXiv 2305.17888, section 2.2).
 
 #include <algorithm>
 #include <cmath>
@@ -27,8 +27,8 @@ struct SelfGenerateOptions {
   std::function<bool(int, int)> progress = {};  // sequences done, in all; false: stop
 };
 
-// All sequences one after the other: sequences * length ids. Where the model ends its text a new one
-// begins. Errors: those of Session::make, not_finite, interrupted.
+// All sequences one after the other: sequences * length ids. Where the model ends its text a new
+// one begins. Errors: those of Session::make, not_finite, interrupted.
 [[nodiscard]] inline Result<std::vector<int>> self_generate(
     const llama::Model& model, const SelfGenerateOptions& options,
     ThreadPool& pool = ThreadPool::shared()) {

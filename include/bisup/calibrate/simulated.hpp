@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How does a finished block come to the tuner, and back? Its codes become floats that nothing rounds
-// again; clips, norm gains and low-rank branches are what may be learned. What comes back is rounded
-// as it will be stored.
+// How does a finished block come to the tuner, and back? Its codes become floats that nothing
+// rounds again; clips, norm gains and low-rank branches are what may be learned. What comes back is
+// rounded as it will be stored.
 
 #include <algorithm>
 #include <array>
@@ -35,15 +35,17 @@ namespace detail {
   Matrix<float> body = llama::as_matrix(linear.weights(), pool);
   if (linear.keepers() == nullptr) return body;
   Matrix<float> all(linear.out(), linear.in());
-  for (int r = 0; r < all.rows(); ++r) std::copy_n(body.row(r).data(), body.cols(), all.row(r).data());
+  for (int r = 0; r < all.rows(); ++r)
+    std::copy_n(body.row(r).data(), body.cols(), all.row(r).data());
   dequantize(linear.keepers()->panels(), 0, all.ref().cols(body.cols(), linear.keepers()->cols()),
              pool);
   return all;
 }
 
-[[nodiscard]] inline tune::SimulatedInput<float> simulated_input(const llama::InputForm& form) {
-  tune::SimulatedInput<float> input;
-  if (form.rotates()) input.rotation = tune::row_rotation<float>(form.rotation);
+template <class T>
+[[nodiscard]] tune::SimulatedInput<T> simulated_input(const llama::InputForm& form) {
+  tune::SimulatedInput<T> input;
+  if (form.rotates()) input.rotation = tune::row_rotation<T>(form.rotation);
   input.order = form.order, input.factor = form.multiplier;
   if (!form.format) return input;
   const ActivationFormat& f = *form.format;
@@ -56,12 +58,13 @@ namespace detail {
 
 }  // namespace detail
 
-// `entry`: how the block's keys and values are rounded; `policy`: what else the cache does.
-[[nodiscard]] inline tune::SimulatedBlock<float> simulated(const Block& block, const BlockShape& shape,
-                                                           const KvEntry& entry,
-                                                           const KvPolicy& policy,
-                                                           ThreadPool& pool) {
-  tune::SimulatedBlock<float> s;
+// `entry`: how the block's keys and values are rounded; `policy`: what else the cache does. T is
+// float; it is a parameter so that a program that never tunes does not compile the tuner.
+template <class T = float>
+[[nodiscard]] tune::SimulatedBlock<T> simulated(const Block& block, const BlockShape& shape,
+                                                const KvEntry& entry, const KvPolicy& policy,
+                                                ThreadPool& pool) {
+  tune::SimulatedBlock<T> s;
   s.shape = shape;
   for (std::size_t i = 0; i < s.linears.size(); ++i) {
     const llama::AnyLinear& linear = block.*llama::named_linears[i].linear;
@@ -73,7 +76,7 @@ namespace detail {
     }
   }
   for (std::size_t i = 0; i < s.inputs.size(); ++i)
-    s.inputs[i] = detail::simulated_input(block.inputs.*llama::named_inputs[i].input);
+    s.inputs[i] = detail::simulated_input<T>(block.inputs.*llama::named_inputs[i].input);
   s.attention_norm.weight = block.norms.attention, s.mlp_norm.weight = block.norms.mlp;
   s.query_norm.weight = block.norms.query, s.key_norm.weight = block.norms.key;
   s.cache = {.keys = entry.keys,
@@ -92,10 +95,10 @@ namespace detail {
 }
 
 // Writes what was learned into the block: branches in f16, clips, norms, the cache's clips.
-inline void take_back(const tune::SimulatedBlock<float>& tuned, Block& block,
-                      std::vector<KvEntry>& kv) {
+template <class T>
+void take_back(const tune::SimulatedBlock<T>& tuned, Block& block, std::vector<KvEntry>& kv) {
   for (std::size_t i = 0; i < tuned.linears.size(); ++i) {
-    const tune::SimulatedLinear<float>& from = tuned.linears[i];
+    const tune::SimulatedLinear<T>& from = tuned.linears[i];
     if (from.rank() == 0) continue;
     Matrix<float> b = from.b.clone();
     for (int r = 0; r < b.rows(); ++r) {

@@ -59,8 +59,7 @@ struct ChannelStatistics {
 // Second moments H = sum x x^T: float within a chunk of tokens, double across chunks.
 class SecondMoments {
  public:
-  explicit SecondMoments(int channels)
-      : sums_(channels, channels), chunk_(channels, channels) {}
+  explicit SecondMoments(int channels) : sums_(channels, channels), chunk_(channels, channels) {}
 
   void add(MatrixRef<const float> x, ThreadPool& pool) {  // [tokens, in]
     constexpr int chunk_tokens = 2048;

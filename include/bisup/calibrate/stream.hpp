@@ -1,10 +1,11 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Where is the residual stream between two blocks? One matrix a sample, in f32 or bf16, in memory or
-// wherever the caller's store puts it. What is read is what was stored, so a calibration that was
-// stopped and taken up again sees the same numbers as one that was not.
+// Where is the residual stream between two blocks? One matrix a sample, in f32 or bf16, in memory
+// or wherever the caller's store puts it. What is read is what was stored, so a calibration that
+// was stopped and taken up again sees the same numbers as one that was not.
 
+#include <algorithm>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -59,6 +60,7 @@ class Stream {
   [[nodiscard]] int samples() const { return static_cast<int>(lengths_.size()); }
   [[nodiscard]] int length(int sample) const { return lengths_[static_cast<std::size_t>(sample)]; }
   [[nodiscard]] int hidden() const noexcept { return hidden_; }
+  [[nodiscard]] DType type() const noexcept { return type_; }
   [[nodiscard]] std::size_t bytes() const {
     return first_.back() * static_cast<std::size_t>(hidden_) *
            static_cast<std::size_t>(bytes_of(type_));

@@ -1,8 +1,8 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How does a rounded block learn to undo the error that reached it? Branches start from the error of
-// its weights; branches, clips and norm gains are then tuned so that its output on the quantized
+// How does a rounded block learn to undo the error that reached it? Branches start from the error
+// of its weights; branches, clips and norm gains are then tuned so that its output on the quantized
 // stream comes near the float block's on the float stream (BiSup's vertical direction).
 
 #include <algorithm>
@@ -28,22 +28,24 @@ namespace bisup {
 namespace detail {
 
 // The first tokens of samples [first, last).
-[[nodiscard]] inline std::vector<Matrix<float>> beginnings(const Stream& stream, int first, int last,
-                                                           int length) {
+[[nodiscard]] inline std::vector<Matrix<float>> beginnings(const Stream& stream, int first,
+                                                           int last, int length) {
   std::vector<Matrix<float>> parts;
   Matrix<float> x;
   for (int i = first; i < last; ++i) {
     stream.read(i, x);
     Matrix<float> part(std::min(length, x.rows()), x.cols());
-    for (int t = 0; t < part.rows(); ++t) std::copy_n(x.row(t).data(), x.cols(), part.row(t).data());
+    for (int t = 0; t < part.rows(); ++t)
+      std::copy_n(x.row(t).data(), x.cols(), part.row(t).data());
     parts.push_back(std::move(part));
   }
   return parts;
 }
 
-[[nodiscard]] inline std::vector<tune::TuningSample<float>> tuning_samples(
-    const std::vector<Matrix<float>>& inputs, const std::vector<Matrix<float>>& targets) {
-  std::vector<tune::TuningSample<float>> samples;
+template <class T>
+[[nodiscard]] std::vector<tune::TuningSample<T>> tuning_samples(
+    const std::vector<Matrix<T>>& inputs, const std::vector<Matrix<T>>& targets) {
+  std::vector<tune::TuningSample<T>> samples;
   for (std::size_t i = 0; i < inputs.size(); ++i)
     samples.push_back({inputs[i].ref(), targets[i].ref()});
   return samples;
@@ -52,17 +54,18 @@ namespace detail {
 }  // namespace detail
 
 // Branches that take most of the weights' error off, weighted by the power of what they read.
-// floats: the block's weights in its basis; power: of each of the four inputs' channels, as prepared.
-// Errors: not_finite.
-[[nodiscard]] inline Result<void> start_branches(tune::SimulatedBlock<float>& block,
-                                                 const FloatBlock<float>& floats,
-                                                 std::span<const std::vector<float>> power, int rank,
-                                                 ThreadPool& pool) {
-  const FloatLinear<float>* const from[] = {&floats.q,    &floats.k,  &floats.v,   &floats.o,
-                                            &floats.gate, &floats.up, &floats.down};
+// floats: the block's weights in its basis; power: of each of the four inputs' channels, as
+// prepared. Errors: not_finite.
+template <class T>
+[[nodiscard]] Result<void> start_branches(tune::SimulatedBlock<T>& block,
+                                          const FloatBlock<T>& floats,
+                                          std::span<const std::vector<T>> power, int rank,
+                                          ThreadPool& pool) {
+  const FloatLinear<T>* const from[] = {&floats.q,    &floats.k,  &floats.v,   &floats.o,
+                                        &floats.gate, &floats.up, &floats.down};
   for (std::size_t i = 0; i < block.linears.size(); ++i) {
     auto& linear = block.linears[i];
-    Matrix<float> error = from[i]->weights.clone();
+    Matrix<T> error = from[i]->weights.clone();
     for (int r = 0; r < error.rows(); ++r) {
       for (int c = 0; c < error.cols(); ++c) error(r, c) -= linear.weights(r, c);
     }
@@ -81,27 +84,31 @@ struct TuningStreams {
 };
 
 // Tunes in place. The best on held-out crops stays, the start included.
-inline tune::PhaseReport tune_block(tune::SimulatedBlock<float>& block, const llama::Config& config,
-                                    const TuningStreams& streams, const Tuning& tuning,
-                                    std::uint64_t seed, ThreadPool& pool) {
+template <class T>
+tune::PhaseReport tune_block(tune::SimulatedBlock<T>& block, const llama::Config& config,
+                             const TuningStreams& streams, const Tuning& tuning, std::uint64_t seed,
+                             ThreadPool& pool) {
   const int all = streams.inputs.samples();
   const auto x = detail::beginnings(streams.inputs, 0, streams.crops, tuning.length);
   const auto z = detail::beginnings(streams.targets, 0, streams.crops, tuning.length);
   const auto held_x = detail::beginnings(streams.inputs, streams.crops, all, tuning.length);
   const auto held_z = detail::beginnings(streams.targets, streams.crops, all, tuning.length);
-  const auto training = detail::tuning_samples(x, z), held_out = detail::tuning_samples(held_x, held_z);
-  const tune::RopeAngleTable<float> angles(config, 0, tuning.length);
+  const auto training = detail::tuning_samples(x, z),
+             held_out = detail::tuning_samples(held_x, held_z);
+  const tune::RopeAngleTable<T> angles(config, 0, tuning.length);
   tune::BlockTunerOptions options;
   options.phase.steps = tuning.block_steps, options.seed = seed;
-  tune::BlockTuner<float> tuner(block, angles.view(), training, held_out, options, pool);
-  std::vector<tune::ParameterGroup<float>> groups;
-  if (tuning.rank > 0) groups.push_back(tune::low_rank(block, tuner.gradient(), tuning.branch_rate));
+  tune::BlockTuner<T> tuner(block, angles.view(), training, held_out, options, pool);
+  std::vector<tune::ParameterGroup<T>> groups;
+  if (tuning.rank > 0)
+    groups.push_back(tune::low_rank(block, tuner.gradient(), tuning.branch_rate));
   if (tuning.clips) {
     groups.push_back(tune::activation_clips(block, tuner.gradient(), tuning.clip_rate));
     groups.push_back(tune::cache_clips(block, tuner.gradient(), tuning.clip_rate));
   }
-  if (tuning.norm_gains) groups.push_back(tune::norm_gains(block, tuner.gradient(), tuning.gain_rate));
-  return tuner.run_phase(groups);
+  if (tuning.norm_gains)
+    groups.push_back(tune::norm_gains(block, tuner.gradient(), tuning.gain_rate));
+  return tuner.run_phase(std::span<const tune::ParameterGroup<T>>(groups));
 }
 
 }  // namespace bisup

@@ -42,44 +42,49 @@ namespace detail {
 
 // exact: the float stream behind the last block; gain: the float model's final norm in the model's
 // basis. progress(step, steps) returns false to stop; what was best so far stays.
-inline tune::PhaseReport tune_model(llama::Model& model, const Samples& samples, const Stream& exact,
-                                    const Tuning& tuning, std::uint64_t seed, ThreadPool& pool,
-                                    const std::function<bool(int, int)>& progress = {}) {
+template <class T = float>
+tune::PhaseReport tune_model(llama::Model& model, const Samples& samples, const Stream& exact,
+                             const Tuning& tuning, std::uint64_t seed, ThreadPool& pool,
+                             const std::function<bool(int, int)>& progress = {}) {
   const int crops = static_cast<int>(samples.crops.size());
   auto teacher = detail::beginnings(exact, 0, exact.samples(), tuning.length);
   std::vector<Matrix<float>> inputs;
   for (const auto* part : {&samples.crops, &samples.held_out}) {
     for (const auto& ids : *part) inputs.push_back(detail::embedded(model, ids, tuning.length));
   }
-  std::vector<tune::TextSample<float>> training, held_out;
+  std::vector<tune::TextSample<T>> training, held_out;
   for (std::size_t i = 0; i < teacher.size(); ++i) {
     rms_norm(teacher[i].ref(), model.final_norm, model.config.norm_eps, teacher[i].ref(), pool);
-    (static_cast<int>(i) < crops ? training : held_out).push_back({inputs[i].ref(), teacher[i].ref()});
+    (static_cast<int>(i) < crops ? training : held_out)
+        .push_back({inputs[i].ref(), teacher[i].ref()});
   }
-  std::vector<tune::SimulatedBlock<float>> blocks;
+  std::vector<tune::SimulatedBlock<T>> blocks;
   const int heads = model.config.kv_heads;
   for (int layer = 0; layer < model.config.layers; ++layer) {
-    blocks.push_back(simulated(model.blocks[static_cast<std::size_t>(layer)], model.block_shape(),
-                               model.kv.entry(layer, 0, heads), model.kv, pool));
+    blocks.push_back(simulated<T>(model.blocks[static_cast<std::size_t>(layer)],
+                                  model.block_shape(), model.kv.entry(layer, 0, heads), model.kv,
+                                  pool));
   }
   const Matrix<float> head = detail::float_weights(model.head, pool);
-  const tune::RopeAngleTable<float> angles(model.config, 0, tuning.length);
+  const tune::RopeAngleTable<T> angles(model.config, 0, tuning.length);
   tune::EndToEndOptions options;
-  options.phase.steps = tuning.end_to_end_steps, options.seed = seed, options.keep_activations = true;
+  options.phase.steps = tuning.end_to_end_steps, options.seed = seed,
+  options.keep_activations = true;
   options.rates = {.low_rank = tuning.rank > 0 ? tuning.end_to_end_branch_rate : 0,
                    .clips = tuning.clips ? tuning.clip_rate : 0,
                    .norm_gains = tuning.norm_gains ? tuning.gain_rate : 0};
-  tune::EndToEnd<float> tuner(blocks, angles.view(), model.final_norm,
-                              tune::LogitLoss<float>(head.ref(), head.ref()), training, held_out,
-                              options, pool);
+  tune::EndToEnd<T> tuner(blocks, angles.view(), model.final_norm,
+                          tune::LogitLoss<T>(head.ref(), head.ref()), training, held_out, options,
+                          pool);
   const auto groups = tuner.groups();
-  tune::PhaseReport report = tuner.run_phase(groups, progress);
+  tune::PhaseReport report =
+      tuner.run_phase(std::span<const tune::ParameterGroup<T>>(groups), progress);
   for (int layer = 0; layer < model.config.layers; ++layer) {
     const auto first = model.kv.table.begin() + static_cast<std::ptrdiff_t>(layer * heads);
     std::vector<KvEntry> kv;
     if (!model.kv.table.empty()) kv.assign(first, first + heads);
-    take_back(blocks[static_cast<std::size_t>(layer)], model.blocks[static_cast<std::size_t>(layer)],
-              kv);
+    take_back(blocks[static_cast<std::size_t>(layer)],
+              model.blocks[static_cast<std::size_t>(layer)], kv);
     if (!model.kv.table.empty()) std::copy(kv.begin(), kv.end(), first);
   }
   return report;

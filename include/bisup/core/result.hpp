@@ -4,10 +4,10 @@
 // How does a function that meets the outer world report failure? Result<T> holds a value or an
 // Error; its members are named as in std::expected, which C++20 lacks (docs/decisions/002).
 
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
-#include <variant>
 
 #include <bisup/core/contract.hpp>
 
@@ -76,21 +76,21 @@ class [[nodiscard]] Result {
   using value_type = T;
 
   // NOLINTNEXTLINE(google-explicit-constructor): `return value;` and `return Error{...};` must work
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT
+  Result(T value) : value_(std::move(value)) {}
+  Result(Error error) : error_(std::move(error)) {}  // NOLINT
 
-  [[nodiscard]] bool has_value() const noexcept { return state_.index() == 0; }
+  [[nodiscard]] bool has_value() const noexcept { return value_.has_value(); }
   explicit operator bool() const noexcept { return has_value(); }
 
-  [[nodiscard]] T& value() & { return BISUP_EXPECTS(has_value()), *std::get_if<0>(&state_); }
+  [[nodiscard]] T& value() & { return BISUP_EXPECTS(has_value()), *value_; }
   [[nodiscard]] const T& value() const& {
-    return BISUP_EXPECTS(has_value()), *std::get_if<0>(&state_);
+    return BISUP_EXPECTS(has_value()), *value_;
   }
   [[nodiscard]] T&& value() && {
-    return BISUP_EXPECTS(has_value()), std::move(*std::get_if<0>(&state_));
+    return BISUP_EXPECTS(has_value()), std::move(*value_);
   }
   [[nodiscard]] const Error& error() const {
-    return BISUP_EXPECTS(!has_value()), *std::get_if<1>(&state_);
+    return BISUP_EXPECTS(!has_value()), *error_;
   }
 
   [[nodiscard]] T& operator*() & { return value(); }
@@ -105,7 +105,9 @@ class [[nodiscard]] Result {
   }
 
  private:
-  std::variant<T, Error> state_;
+  // One of the two. A variant of them would add a tenth to what including bisup.hpp costs.
+  std::optional<T> value_;
+  std::optional<Error> error_;
 };
 
 template <>
@@ -114,17 +116,17 @@ class [[nodiscard]] Result<void> {
   using value_type = void;
 
   Result() = default;
-  Result(Error error) : error_(std::in_place_index<1>, std::move(error)) {}  // NOLINT
+  Result(Error error) : error_(std::move(error)) {}  // NOLINT
 
-  [[nodiscard]] bool has_value() const noexcept { return error_.index() == 0; }
+  [[nodiscard]] bool has_value() const noexcept { return !error_.has_value(); }
   explicit operator bool() const noexcept { return has_value(); }
   void value() const { BISUP_EXPECTS(has_value()); }
   [[nodiscard]] const Error& error() const {
-    return BISUP_EXPECTS(!has_value()), *std::get_if<1>(&error_);
+    return BISUP_EXPECTS(!has_value()), *error_;
   }
 
  private:
-  std::variant<std::monostate, Error> error_;
+  std::optional<Error> error_;
 };
 
 }  // namespace bisup

@@ -45,7 +45,8 @@ inline Result<Perplexity> perplexity(const llama::Model& model, std::span<const 
   const auto windows = cut_windows(ids.size(), model.config.max_positions, options);
   if (!windows) return windows.error();
   if (auto known = llama::check_ids(ids, model.config); !known) return known.error();
-  auto session = llama::Session::make(model, model.prompt.tokens() + windows->context, policy, pool);
+  auto session =
+      llama::Session::make(model, model.prompt.tokens() + windows->context, policy, pool);
   if (!session) return session.error();
   Perplexity result;
   result.context = windows->context, result.windows = windows->count;

@@ -15,9 +15,9 @@
 #include <utility>
 #include <vector>
 
-#include <bisup/core/checksum.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/io/artefact.hpp>
+#include <bisup/io/checked_tensors.hpp>
 #include <bisup/io/described_tensors.hpp>
 #include <bisup/io/hf_config_text.hpp>
 #include <bisup/io/json.hpp>
@@ -48,8 +48,7 @@ namespace bisup::io {
   if (!d.is_object() || !d.contains("schema") || !d["schema"].is_number_integer()) {
     return refuse(Errc::malformed, "has a description without a schema version");
   }
-  if (const auto schema = d["schema"].get<std::int64_t>();
-      schema < 1 || schema > artefact_schema) {
+  if (const auto schema = d["schema"].get<std::int64_t>(); schema < 1 || schema > artefact_schema) {
     return refuse(Errc::unknown_version, "was written with schema " + std::to_string(schema) +
                                              "; this program reads 1 to " +
                                              std::to_string(artefact_schema));
@@ -139,20 +138,7 @@ namespace bisup::io {
 }
 
 [[nodiscard]] inline Result<void> verify_artefact(const Artefact& artefact) {
-  const auto sums = artefact.description.find("crc32c");
-  for (const Tensor& tensor : artefact.file->tensors()) {
-    if (sums == artefact.description.end() || !sums->is_object() || !sums->contains(tensor.name)) {
-      return Error{Errc::missing, "has no checksum for tensor " + in_quotes(tensor.name),
-                   artefact.file->path()};
-    }
-    const std::uint32_t found = crc32c(tensor.bytes);
-    if ((*sums)[tensor.name] != found) {
-      return Error{Errc::wrong_checksum,
-                   "tensor " + in_quotes(tensor.name) + " does not match its checksum",
-                   artefact.file->path()};
-    }
-  }
-  return {};
+  return verify_checksums(*artefact.file, artefact.description.value("crc32c", Json()));
 }
 
 }  // namespace bisup::io

@@ -75,7 +75,8 @@ class AtomicFile {
 
 inline Result<AtomicFile> AtomicFile::create(const std::filesystem::path& target) {
   // "" or "folder/" would be written in full before the rename finds that it is no name.
-  if (target.filename().empty()) return Error{Errc::cannot_write, "is no file name", target.string()};
+  if (target.filename().empty())
+    return Error{Errc::cannot_write, "is no file name", target.string()};
   std::error_code ignored;
   std::filesystem::path place = target;
   const auto status = std::filesystem::status(target, ignored);

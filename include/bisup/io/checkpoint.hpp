@@ -13,6 +13,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -20,6 +21,7 @@
 #include <variant>
 #include <vector>
 
+#include <bisup/core/checksum.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/io/gguf.hpp>
@@ -54,6 +56,9 @@ class Checkpoint {
     const auto found = find(resolved(name));
     return found ? found->type : std::string();
   }
+  // CRC-32C of all tensors as they are stored, names included: whether two files hold one model.
+  // Reads every byte.
+  [[nodiscard]] std::uint32_t checksum() const;
 
  private:
   // A tensor in either kind of file.
@@ -225,6 +230,20 @@ inline Result<llama::DenseTensor> Checkpoint::tensor(std::string_view name) cons
   const auto& set = std::get<SafetensorsSet>(tensors_);
   const auto& place = *set.find(stored);
   return mapped(set, place.tensor, place.file, shape->first, shape->second);
+}
+
+inline std::uint32_t Checkpoint::checksum() const {
+  std::uint32_t sum = 0;
+  const auto add = [&sum](std::string_view name, std::span<const std::byte> bytes) {
+    sum = crc32c(bytes, crc32c(std::as_bytes(std::span(name.data(), name.size())), sum));
+  };
+  if (const Gguf* file = gguf()) {
+    for (const auto& [name, tensor] : file->tensors()) add(name, tensor.bytes);
+    return sum;
+  }
+  for (const auto& [name, place] : std::get<SafetensorsSet>(tensors_).tensors())
+    add(name, place.tensor.bytes);
+  return sum;
 }
 
 inline llama::DenseTensor Checkpoint::mapped(const SafetensorsSet& set, const Tensor& tensor,

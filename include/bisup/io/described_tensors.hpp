@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
+#include <bisup/cache/prompt_cache.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/io/artefact.hpp>
-#include <bisup/cache/prompt_cache.hpp>
 #include <bisup/io/json.hpp>
 #include <bisup/io/json_fields.hpp>
 #include <bisup/io/safetensors.hpp>
@@ -334,8 +334,8 @@ class DescribedTensors {
       auto read_input = tensors.input(llama::layer_name(layer, name), inputs[name], cols,
                                       tensors.is_packed(linear_name));
       if (!read_input) return read_input.error();
-      auto read = tensors.linear(linear_name, rows, cols, linear_has_bias(c, i),
-                                 read_input->keepers);
+      auto read =
+          tensors.linear(linear_name, rows, cols, linear_has_bias(c, i), read_input->keepers);
       if (!read) return read.error();
       block.*linear = std::move(read).value();
       const auto* packed = (block.*linear).packed();

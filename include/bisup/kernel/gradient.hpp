@@ -16,8 +16,8 @@ namespace bisup {
 
 template <class T>
 struct GradientKernels {
-  void (*round_to_levels)(const T* x, int count, const Levels<T>& levels, T* y) noexcept;
-  RangeGradient<T> (*round_gradient)(const T* x, const T* g, int count, const Levels<T>& levels,
+  void (*round_to_levels)(const T* x, int count, const LevelRange<T>& levels, T* y) noexcept;
+  RangeGradient<T> (*round_gradient)(const T* x, const T* g, int count, const LevelRange<T>& levels,
                                      T* dx) noexcept;
   void (*swiglu_gradient)(const T* gate, const T* up, const T* dh, int count, T* dgate,
                           T* dup) noexcept;

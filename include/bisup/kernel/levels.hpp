@@ -6,10 +6,10 @@
 
 namespace bisup {
 
-// value = step * clamp(round(x * inverse), low, high), low and high counted from the zero point.
+// value = scale * clamp(round(x * inverse), low, high), low and high counted from the zero point.
 template <class T>
-struct Levels {
-  T step = 1, inverse = 1, low = 0, high = 0;
+struct LevelRange {
+  T scale = 1, inverse = 1, low = 0, high = 0;
 };
 
 // Sums over a group, g the gradient of its rounded values and u = x * inverse: of g (round(u) - u)

@@ -49,7 +49,8 @@ BISUP_SCALAR inline void round_group(const float* x, int count, const KvRounding
   }
 }
 
-// Each sum is 16 of them side by side, joined in halves, so that every target ends in the same bits.
+// Each sum is 16 of them side by side, joined in halves, so that every target ends in the same
+// bits.
 BISUP_SCALAR inline float joined(float (&sum)[16]) noexcept {
   for (int half = 8; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) sum[i] += sum[i + half];

@@ -12,20 +12,21 @@
 
 namespace bisup::scalar {
 
-// y = step * clamp(round(x * inverse), low, high); NaN becomes low, as in pack/codes.hpp.
+// y = scale * clamp(round(x * inverse), low, high); NaN becomes low, as in pack/codes.hpp.
 template <class T>
-BISUP_SCALAR void round_to_levels(const T* x, int count, const Levels<T>& levels, T* y) noexcept {
+BISUP_SCALAR void round_to_levels(const T* x, int count, const LevelRange<T>& levels,
+                                  T* y) noexcept {
   for (int i = 0; i < count; ++i) {
     T level = std::nearbyint(x[i] * levels.inverse);
     level = level > levels.low ? level : levels.low;
-    y[i] = levels.step * (level < levels.high ? level : levels.high);
+    y[i] = levels.scale * (level < levels.high ? level : levels.high);
   }
 }
 
 // Straight through: dx = g where round(u) is a level, else zero.
 template <class T>
 BISUP_SCALAR RangeGradient<T> round_gradient(const T* x, const T* g, int count,
-                                             const Levels<T>& levels, T* dx) noexcept {
+                                             const LevelRange<T>& levels, T* dx) noexcept {
   RangeGradient<T> sums;
   for (int i = 0; i < count; ++i) {
     const T u = x[i] * levels.inverse, level = std::nearbyint(u), up = g[i];

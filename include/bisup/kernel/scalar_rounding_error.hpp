@@ -18,8 +18,8 @@ struct CodeLevels {
 
 // sum over i of weights[i] |x_i - scale q_i|^p with q_i = round(x_i / scale) held in [low, high];
 // null weights are ones. Once the sum so far exceeds `limit` it may be returned as it stands.
-using RoundingErrorFn = float (*)(const float* x, const float* weights, int count, CodeLevels levels,
-                                  float limit) noexcept;
+using RoundingErrorFn = float (*)(const float* x, const float* weights, int count,
+                                  CodeLevels levels, float limit) noexcept;
 
 struct RoundingErrorKernels {
   RoundingErrorFn squares;  // p = 2

@@ -27,7 +27,7 @@ struct InputForm {
   Hadamard rotation{};                     // of [in]; the identity unless it was made
   std::vector<int> order{};         // [in]: prepared channel j is channel order[j]; empty: as is
   std::vector<float> multiplier{};  // [in]: of prepared channels; empty: ones
-  int keepers = 0;           // the last channels are rounded to 8 bits, one scale a token
+  int keepers = 0;                  // the last channels are rounded to 8 bits, one scale a token
   friend bool operator==(const InputForm&, const InputForm&) = default;
 
   [[nodiscard]] bool transforms() const {
@@ -98,7 +98,8 @@ class Activation {
       const float* in = from.row_data(t);
       float* out = to.row_data(t);
       for (std::size_t j = 0; j < cols; ++j) {
-        const std::size_t channel = form.order.empty() ? j : static_cast<std::size_t>(form.order[j]);
+        const std::size_t channel =
+            form.order.empty() ? j : static_cast<std::size_t>(form.order[j]);
         out[j] = form.multiplier.empty() ? in[channel] : form.multiplier[j] * in[channel];
       }
     });

@@ -139,8 +139,9 @@ void attend(const BlockShape& shape, int layer, const Batch& batch, C& cache, Sc
 
 // x += o(attended).
 template <Linear W>
-void add_attention(const BlockShape& shape, const BlockWeights<W>& w, MatrixRef<const float> attended,
-                   Scratch& s, ThreadPool& pool, MatrixRef<float> x) {
+void add_attention(const BlockShape& shape, const BlockWeights<W>& w,
+                   MatrixRef<const float> attended, Scratch& s, ThreadPool& pool,
+                   MatrixRef<float> x) {
   s.input.prepare(attended, w.inputs.output, pool);
   const auto delta = detail::shaped(s.delta, x.rows(), shape.hidden);  // [tokens, hidden]
   w.o.apply(s.input, delta, pool);

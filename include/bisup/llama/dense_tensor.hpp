@@ -46,20 +46,31 @@ struct DenseTensor {
   return values;
 }
 
-// The same tensor in half precision; itself if it is that already. Values beyond 65504 are
-// held there, where they would become infinite.
-[[nodiscard]] inline DenseTensor as_half(const DenseTensor& tensor) {
-  if (tensor.view.type == DType::f16) return tensor;
-  const Matrix<float> values = as_matrix(tensor.view);
+// The tensor in half precision after change(rows) has had each part of it as floats, [rows, cols]:
+// a second copy of a large embedding never exists in floats. Values beyond 65504 are held there,
+// where they would become infinite.
+template <class Change>
+[[nodiscard]] DenseTensor as_half(const DenseTensor& tensor, Change&& change) {
+  constexpr int part_rows = 1024;
+  const DenseView& view = tensor.view;
   auto halves = std::make_shared<std::vector<Half>>();
-  halves->reserve(static_cast<std::size_t>(values.rows()) *
-                  static_cast<std::size_t>(values.cols()));
-  for (int r = 0; r < values.rows(); ++r) {
-    for (const float x : values.row(r)) {
-      halves->push_back(to_half(std::isnan(x) ? x : std::clamp(x, -65504.0f, 65504.0f)));
+  halves->reserve(static_cast<std::size_t>(view.rows) * static_cast<std::size_t>(view.cols));
+  for (int first = 0; first < view.rows; first += part_rows) {
+    Matrix<float> part = as_matrix(
+        {view.row_data(first), view.type, std::min(part_rows, view.rows - first), view.cols});
+    change(part.ref());
+    for (int r = 0; r < part.rows(); ++r) {
+      for (const float x : part.row(r))
+        halves->push_back(to_half(std::isnan(x) ? x : std::clamp(x, -65504.0f, 65504.0f)));
     }
   }
-  return {{halves->data(), DType::f16, values.rows(), values.cols()}, halves};
+  return {{halves->data(), DType::f16, view.rows, view.cols}, halves};
+}
+
+// The same tensor in half precision; itself if it is that already.
+[[nodiscard]] inline DenseTensor as_half(const DenseTensor& tensor) {
+  if (tensor.view.type == DType::f16) return tensor;
+  return as_half(tensor, [](MatrixRef<float>) {});
 }
 
 }  // namespace bisup::llama

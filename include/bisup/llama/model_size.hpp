@@ -50,8 +50,8 @@ struct ModelSize {
   for (const auto& block : model.blocks) {
     for (const auto& named : named_linears) count(block.*named.linear, true);
     for (const auto& named : named_norms) count_vector(block.norms.*named.norm);
-    for (const auto form : {&InputForms::attention, &InputForms::output, &InputForms::mlp,
-                            &InputForms::down}) {
+    for (const auto form :
+         {&InputForms::attention, &InputForms::output, &InputForms::mlp, &InputForms::down}) {
       const std::size_t bytes = (block.inputs.*form).bytes();  // what weights need beside them
       size.bytes += bytes, size.linear_bytes += bytes, size.token_bytes += bytes;
     }

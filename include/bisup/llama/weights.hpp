@@ -1,8 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// In what may a matrix of a model be stored? Dense in f32, f16 or bf16, or packed in few bits; either
-// is multiplied by floats, packed ones by integers too. llama/linear.hpp makes layers of them.
+// In what may a matrix of a model be stored? Dense in f32, f16 or bf16, or packed in few bits;
+// either is multiplied by floats, packed ones by integers too. llama/linear.hpp makes layers of
+// them.
 
 #include <cstddef>
 #include <variant>

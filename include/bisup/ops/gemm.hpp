@@ -64,8 +64,8 @@ struct GemmTasks {
   }
 };
 
-// y[t, r] = sum over c of w[r, c] x[t, c], with x as quantized for w's groups, or y + that. The same
-// bits for any number of threads and whatever other tokens share the call.
+// y[t, r] = sum over c of w[r, c] x[t, c], with x as quantized for w's groups, or y + that. The
+// same bits for any number of threads and whatever other tokens share the call.
 inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, Into into,
                  ThreadPool& pool) {
   const PackedShape& shape = w.shape;
@@ -76,8 +76,9 @@ inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float
   BISUP_EXPECTS(shape.group_codes() <= longest_group);
   const GemmFn kernel = gemm_kernel(shape.format, active_target()).function;
   const GemmTasks tasks(shape, x.tokens);
-  pool.parallel_for(tasks.count(),
-                    [&](int task, int) { kernel(w, x, y, tasks.range(task, shape, x.tokens, into)); });
+  pool.parallel_for(tasks.count(), [&](int task, int) {
+    kernel(w, x, y, tasks.range(task, shape, x.tokens, into));
+  });
 }
 inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
                  ThreadPool& pool) {

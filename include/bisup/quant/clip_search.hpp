@@ -63,7 +63,7 @@ struct ClipSearch {
       previous = p;
       const int first = format.affine() ? 0 : format.smallest_used() - format.lowest();
       const CodeLevels levels{p.scale, static_cast<float>(first - p.zero),
-                          static_cast<float>((1 << format.bits) - 1 - p.zero)};
+                              static_cast<float>((1 << format.bits) - 1 - p.zero)};
       // Clipping the largest value costs more with every further p: once that alone is too much
       // nothing better can follow. (The zero point of an affine range jumps, so not there.)
       if (!format.affine() && (clipped(high, levels.high, p.scale, weight(high_at), least) ||

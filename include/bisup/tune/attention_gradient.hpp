@@ -108,122 +108,210 @@ void cache_gradient(const CacheRounding<T>& how, MatrixRef<const T> x, int head_
   dhigh += high_sum * high * (1 - high), dlow += low_sum * low * (1 - low);
 }
 
+// What queries attend to: rows [prompt + tokens, kv_heads * head_dim] as the cache holds them and,
+// for the `recent` tokens up to the query itself, rows [tokens, the same] as they came.
+template <class T>
+struct AttendedRows {
+  MatrixRef<const T> keys, values;
+  MatrixRef<const T> recent_keys, recent_values;
+  int recent = 0;
+};
+// The gradients of the same, of the prompt excluded; those of recent rows are empty without them.
+template <class T>
+struct AttendedGradients {
+  MatrixRef<T> keys, values;  // all [tokens, kv_heads * head_dim]
+  MatrixRef<T> recent_keys, recent_values;
+};
+
 // Scratch of attention: one tile of weights a worker, and the key and value gradients of each head.
 template <class T>
 struct AttentionScratch {
   struct Worker {
     Matrix<T> weights, dweights;  // [query_tile, visible]
+    Matrix<T> band;               // [query_tile, recent + query_tile]
   };
   std::vector<Worker> workers;
-  Matrix<T> dkeys, dvalues;  // [heads * tokens, head_dim]
+  Matrix<T> dkeys, dvalues, drecent_keys, drecent_values;  // [heads * tokens, head_dim]
 };
 
 inline constexpr int query_tile = 128;
 
 namespace detail {
 
-// One head's part of what all tasks see. Queries are scaled already.
+// One tile of one head: queries [first, first + count), scaled already, and all that one of them
+// sees; the band is what they see of recent tokens, tokens [band_first, first + count).
 template <class T>
-struct HeadView {
-  MatrixRef<const T> queries, keys,
-      values;  // [tokens, head_dim], twice [prompt + tokens, head_dim]
-  int prompt = 0;
-};
-template <class T>
-HeadView<T> head_view(const BlockShape& shape, int head, MatrixRef<const T> queries,
-                      MatrixRef<const T> keys, MatrixRef<const T> values) {
-  const int d = shape.head_dim, from = head / (shape.heads / shape.kv_heads) * d;
-  return {queries.cols(head * d, d), keys.cols(from, d), values.cols(from, d),
-          keys.rows() - queries.rows()};
-}
+struct HeadTile {
+  int prompt = 0, first = 0, count = 0, visible = 0, recent = 0, band_first = 0;
+  MatrixRef<const T> queries;                 // [count, head_dim]
+  MatrixRef<const T> keys, values;            // [visible, head_dim]
+  MatrixRef<const T> band_keys, band_values;  // [band, head_dim]
 
-// The attention weights of queries [first, first + count) over all that one of them sees.
-template <class T>
-MatrixRef<T> attention_weights(const HeadView<T>& head, int first, int count, Matrix<T>& store,
-                               ThreadPool& pool) {
-  const int visible = head.prompt + first + count;
-  store.resize(count, visible);
-  multiply_transposed(head.queries.rows(first, count), head.keys.rows(0, visible), store.ref(),
-                      Into::replace, pool);
-  const auto softmax = row_kernels<T>().softmax;
-  for (int r = 0; r < count; ++r) {
-    const int length = head.prompt + first + r + 1;
-    softmax(store.row(r).data(), length);
-    std::fill(store.row(r).begin() + length, store.row(r).end(), T(0));
+  HeadTile(const BlockShape& shape, int head, int tile, MatrixRef<const T> all_queries,
+           const AttendedRows<T>& rows) {
+    const int tokens = all_queries.rows(), d = shape.head_dim;
+    const int from = head / (shape.heads / shape.kv_heads) * d;
+    prompt = rows.keys.rows() - tokens;
+    first = tile * query_tile, count = std::min(query_tile, tokens - first);
+    visible = prompt + first + count;
+    recent = rows.recent, band_first = std::max(0, first - recent + 1);
+    queries = all_queries.rows(first, count).cols(head * d, d);
+    keys = rows.keys.rows(0, visible).cols(from, d);
+    values = rows.values.rows(0, visible).cols(from, d);
+    if (recent == 0) return;
+    band_keys = rows.recent_keys.rows(band_first, band()).cols(from, d);
+    band_values = rows.recent_values.rows(band_first, band()).cols(from, d);
   }
-  return store.ref();
+  [[nodiscard]] int band() const noexcept { return first + count - band_first; }
+
+  // Calls body(row, first column of the band, columns) with the recent tokens that a query sees.
+  template <class Body>
+  void over_band(Body&& body) const {
+    for (int r = 0; r < count; ++r) {
+      const int from = std::max(band_first, first + r - recent + 1);
+      body(r, from - band_first, first + r + 1 - from);
+    }
+  }
+  // a b^T where b are all rows, and those of the band where tokens are recent. [count, visible]
+  void products(MatrixRef<const T> a, MatrixRef<const T> b, MatrixRef<const T> b_band,
+                Matrix<T>& out, Matrix<T>& scratch, ThreadPool& pool) const {
+    out.resize(count, visible);
+    multiply_transposed(a, b, out.ref(), Into::replace, pool);
+    if (recent == 0) return;
+    scratch.resize(count, band());
+    multiply_transposed(a, b_band, scratch.ref(), Into::replace, pool);
+    over_band([&](int r, int column, int columns) {
+      std::copy_n(scratch.row(r).data() + column, columns, in_band(out.ref(), r, column));
+    });
+  }
+  // Moves what belongs to recent tokens from `all` to `band`, leaving zeros.
+  void split(MatrixRef<T> all, Matrix<T>& into) const {
+    into.resize(count, band());
+    over_band([&](int r, int column, int columns) {
+      std::fill(into.row(r).begin(), into.row(r).end(), T(0));
+      T* const from = in_band(all, r, column);
+      std::copy_n(from, columns, into.row(r).data() + column);
+      std::fill_n(from, columns, T(0));
+    });
+  }
+  void put_back(const Matrix<T>& from, MatrixRef<T> all) const {
+    over_band([&](int r, int column, int columns) {
+      std::copy_n(from.row(r).data() + column, columns, in_band(all, r, column));
+    });
+  }
+  // The attention weights, zero beyond the query itself.                    [count, visible]
+  void weights(Matrix<T>& out, Matrix<T>& scratch, ThreadPool& pool) const {
+    products(queries, keys, band_keys, out, scratch, pool);
+    const auto softmax = row_kernels<T>().softmax;
+    for (int r = 0; r < count; ++r) {
+      const int length = prompt + first + r + 1;
+      softmax(out.row(r).data(), length);
+      std::fill(out.row(r).begin() + length, out.row(r).end(), T(0));
+    }
+  }
+
+ private:
+  [[nodiscard]] T* in_band(MatrixRef<T> all, int r, int column) const {
+    return all.row_data(r) + prompt + band_first + column;
+  }
+};
+
+// The heads of one KV head, summed in order: [heads * tokens, head_dim] to
+// [tokens, kv_heads * head_dim].
+template <class T>
+void sum_heads(const BlockShape& shape, const Matrix<T>& from, MatrixRef<T> into,
+               ThreadPool& pool) {
+  const int d = shape.head_dim, group = shape.heads / shape.kv_heads;
+  const auto add_row = row_kernels<T>().add;
+  over_rows(into.rows(), into.cols(), pool, [&](int t) {
+    for (int h = 0; h < shape.heads; ++h) {
+      T* const to = into.row_data(t) + h / group * d;
+      if (h % group == 0) std::fill_n(to, d, T(0));
+      add_row(from.row(h * into.rows() + t).data(), d, to);
+    }
+  });
 }
 
 }  // namespace detail
 
-// out = softmax(queries keys^T) values, causally, head by head. queries: [tokens, heads *
-// head_dim], scaled; keys and values: [prompt + tokens, kv_heads * head_dim].
+// out = softmax(queries keys^T) values, causally, head by head. queries, out: [tokens, heads *
+// head_dim], queries scaled.
 template <class T>
-void attend(const BlockShape& shape, MatrixRef<const T> queries, MatrixRef<const T> keys,
-            MatrixRef<const T> values, MatrixRef<T> out, AttentionScratch<T>& s, ThreadPool& pool) {
-  const int tokens = queries.rows(), tiles = (tokens + query_tile - 1) / query_tile;
+void attend(const BlockShape& shape, MatrixRef<const T> queries, const AttendedRows<T>& rows,
+            MatrixRef<T> out, AttentionScratch<T>& s, ThreadPool& pool) {
+  const int tiles = (queries.rows() + query_tile - 1) / query_tile, d = shape.head_dim;
   s.workers.resize(static_cast<std::size_t>(pool.threads()));
   pool.parallel_for(shape.heads * tiles, [&](int task, int worker) {
     auto& mine = s.workers[static_cast<std::size_t>(worker)];
-    const int h = task / tiles, first = task % tiles * query_tile;
-    const int count = std::min(query_tile, tokens - first);
-    const auto head = detail::head_view(shape, h, queries, keys, values);
-    const MatrixRef<const T> p = detail::attention_weights(head, first, count, mine.weights, pool);
-    multiply(p, head.values.rows(0, p.cols()),
-             out.rows(first, count).cols(h * shape.head_dim, shape.head_dim), Into::replace, pool);
+    const detail::HeadTile<T> tile(shape, task / tiles, task % tiles, queries, rows);
+    const MatrixRef<T> y = out.rows(tile.first, tile.count).cols(task / tiles * d, d);
+    tile.weights(mine.weights, mine.band, pool);
+    if (tile.recent > 0) tile.split(mine.weights.ref(), mine.band);
+    multiply(std::as_const(mine.weights).ref(), tile.values, y, Into::replace, pool);
+    if (tile.recent == 0) return;
+    multiply(std::as_const(mine.band).ref(), tile.band_values, y, Into::add, pool);
   });
 }
 
-// Gradients of queries, keys and values (of tokens, not of the prompt) from that of the output.
+// Gradients of queries and of what they attended to from that of the output.
 template <class T>
-void attend_gradient(const BlockShape& shape, MatrixRef<const T> queries, MatrixRef<const T> keys,
-                     MatrixRef<const T> values, MatrixRef<const T> dout, MatrixRef<T> dqueries,
-                     MatrixRef<T> dkeys, MatrixRef<T> dvalues, AttentionScratch<T>& s,
+void attend_gradient(const BlockShape& shape, MatrixRef<const T> queries,
+                     const AttendedRows<T>& rows, MatrixRef<const T> dout, MatrixRef<T> dqueries,
+                     const AttendedGradients<T>& gradients, AttentionScratch<T>& s,
                      ThreadPool& pool) {
   const int tokens = queries.rows(), d = shape.head_dim;
+  const int tiles = (tokens + query_tile - 1) / query_tile;
+  const bool recent = rows.recent > 0;
   s.workers.resize(static_cast<std::size_t>(pool.threads()));
   s.dkeys.resize(shape.heads * tokens, d), s.dvalues.resize(shape.heads * tokens, d);
+  if (recent) s.drecent_keys.resize(shape.heads * tokens, d);
+  if (recent) s.drecent_values.resize(shape.heads * tokens, d);
   pool.parallel_for(shape.heads, [&](int h, int worker) {
     auto& mine = s.workers[static_cast<std::size_t>(worker)];
-    const auto head = detail::head_view(shape, h, queries, keys, values);
-    const auto dk = s.dkeys.ref().rows(h * tokens, tokens);
-    const auto dv = s.dvalues.ref().rows(h * tokens, tokens);
-    // The last tile sees all tokens, so going backwards it is the one that replaces.
-    const int tiles = (tokens + query_tile - 1) / query_tile;
-    for (int tile = tiles - 1; tile >= 0; --tile) {
-      const int first = tile * query_tile, count = std::min(query_tile, tokens - first);
-      const Into into = tile == tiles - 1 ? Into::replace : Into::add;
-      const auto p = detail::attention_weights(head, first, count, mine.weights, pool);
-      const int visible = p.cols(), seen = visible - head.prompt;
-      const MatrixRef<const T> dy = dout.rows(first, count).cols(h * d, d);
-      const MatrixRef<const T> weights = p;
-      transposed_multiply(weights.cols(head.prompt, seen), dy, dv.rows(0, seen), into, pool);
-      mine.dweights.resize(count, visible);
-      const auto dp = mine.dweights.ref();
-      multiply_transposed(dy, head.values.rows(0, visible), dp, Into::replace, pool);
-      const auto softmax_gradient = gradient_kernels<T>().softmax_gradient;
-      for (int r = 0; r < count; ++r) {
-        softmax_gradient(p.row_data(r), dp.row_data(r), visible, dp.row_data(r));
+    const auto of_head = [&](Matrix<T>& m) { return m.ref().rows(h * tokens, tokens); };
+    for (Matrix<T>* m : {&s.drecent_keys, &s.drecent_values}) {
+      for (int t = 0; t < tokens && recent; ++t) {
+        std::fill_n(of_head(*m).row_data(t), d, T(0));
       }
-      const MatrixRef<const T> ds = dp;
-      multiply(ds, head.keys.rows(0, visible), dqueries.rows(first, count).cols(h * d, d),
-               Into::replace, pool);
-      transposed_multiply(ds.cols(head.prompt, seen), head.queries.rows(first, count),
-                          dk.rows(0, seen), into, pool);
+    }
+    // The last tile sees all tokens, so going backwards it is the one that replaces.
+    for (int at = tiles - 1; at >= 0; --at) {
+      const detail::HeadTile<T> tile(shape, h, at, queries, rows);
+      const Into into = at == tiles - 1 ? Into::replace : Into::add;
+      const MatrixRef<const T> dy = dout.rows(tile.first, tile.count).cols(h * d, d);
+      const int seen = tile.visible - tile.prompt;
+      // to += part^T from, of the tokens that the tile sees, and of its band.
+      const auto give = [&](const Matrix<T>& part, MatrixRef<const T> from, Matrix<T>& to,
+                            Matrix<T>& to_recent) {
+        transposed_multiply(part.ref().cols(tile.prompt, seen), from, of_head(to).rows(0, seen),
+                            into, pool);
+        if (!recent) return;
+        transposed_multiply(std::as_const(mine.band).ref(), from,
+                            of_head(to_recent).rows(tile.band_first, tile.band()), Into::add, pool);
+      };
+      tile.weights(mine.weights, mine.band, pool);
+      if (recent) tile.split(mine.weights.ref(), mine.band);
+      give(mine.weights, dy, s.dvalues, s.drecent_values);
+      if (recent) tile.put_back(mine.band, mine.weights.ref());
+
+      tile.products(dy, tile.values, tile.band_values, mine.dweights, mine.band, pool);
+      const auto softmax_gradient = gradient_kernels<T>().softmax_gradient;
+      for (int r = 0; r < tile.count; ++r) {
+        T* const dp = mine.dweights.row(r).data();
+        softmax_gradient(mine.weights.row(r).data(), dp, tile.visible, dp);
+      }
+      if (recent) tile.split(mine.dweights.ref(), mine.band);
+      const MatrixRef<T> dq = dqueries.rows(tile.first, tile.count).cols(h * d, d);
+      multiply(std::as_const(mine.dweights).ref(), tile.keys, dq, Into::replace, pool);
+      if (recent) multiply(std::as_const(mine.band).ref(), tile.band_keys, dq, Into::add, pool);
+      give(mine.dweights, tile.queries, s.dkeys, s.drecent_keys);
     }
   });
-  // The heads of one KV head, in order.
-  const int group = shape.heads / shape.kv_heads;
-  const auto add_row = row_kernels<T>().add;
-  detail::over_rows(tokens, dkeys.cols(), pool, [&](int t) {
-    for (int h = 0; h < shape.heads; ++h) {
-      T* const dk = dkeys.row_data(t) + h / group * d;
-      T* const dv = dvalues.row_data(t) + h / group * d;
-      if (h % group == 0) std::fill_n(dk, d, T(0)), std::fill_n(dv, d, T(0));
-      add_row(s.dkeys.row(h * tokens + t).data(), d, dk);
-      add_row(s.dvalues.row(h * tokens + t).data(), d, dv);
-    }
-  });
+  detail::sum_heads(shape, s.dkeys, gradients.keys, pool);
+  detail::sum_heads(shape, s.dvalues, gradients.values, pool);
+  if (!recent) return;
+  detail::sum_heads(shape, s.drecent_keys, gradients.recent_keys, pool);
+  detail::sum_heads(shape, s.drecent_values, gradients.recent_values, pool);
 }
 
 }  // namespace bisup::tune

@@ -71,6 +71,12 @@ struct BlockActivations {
 
 namespace detail {
 
+// What queries attend to after a forward pass.
+template <class T>
+AttendedRows<T> attended_rows(const SimulatedBlock<T>& block, const BlockActivations<T>& a) {
+  return {a.keys.ref(), a.values.ref(), a.k.ref(), a.v.ref(), block.cache.recent};
+}
+
 // Heads as rows, for the norms of queries and keys.
 template <class T>
 MatrixRef<T> heads_of(MatrixRef<T> x, int head_dim) {
@@ -132,7 +138,7 @@ void forward(const SimulatedBlock<T>& block, const RopeAngles<T>& angles, Matrix
   fill_cache<T>(key_rounding(cache), cache.prompt_keys, k, d, a.keys.ref(), pool);
   fill_cache<T>(value_rounding(cache), cache.prompt_values, v, d, a.values.ref(), pool);
   const auto attended = shaped(a.attended, heads);  // [tokens, heads * head_dim]
-  attend<T>(shape, q, a.keys.ref(), a.values.ref(), attended, a.attention, pool);
+  attend<T>(shape, q, detail::attended_rows(block, a), attended, a.attention, pool);
   prepare<T>(block.inputs[output_input], attended, a.inputs[output_input], pool);
   const auto middle = shaped(a.middle, shape.hidden);
   linear(o_linear, middle);
@@ -158,7 +164,8 @@ void forward(const SimulatedBlock<T>& block, const RopeAngles<T>& angles, Matrix
 template <class T>
 struct BlockScratch {
   LinearScratch<T> linear;
-  Matrix<T> dhidden, dnormed, dmiddle, dattended, dq, dk, dv, negative_sines;
+  Matrix<T> dhidden, dnormed, dmiddle, dattended, dq, dk, dv, drecent_k, drecent_v;
+  Matrix<T> negative_sines;
   std::vector<T> inverse_roots;
 };
 
@@ -215,12 +222,20 @@ void backward(const SimulatedBlock<T>& block, const RopeAngles<T>& angles, Block
   through_input(output_input, std::array{reader(o_linear, g)}, dattended);
   const auto dq = shaped(s.dq, shape.heads * d);
   const auto dk = shaped(s.dk, shape.kv_heads * d), dv = shaped(s.dv, shape.kv_heads * d);
-  attend_gradient<T>(shape, a.q.ref(), a.keys.ref(), a.values.ref(), dattended, dq, dk, dv,
-                     a.attention, pool);
+  AttendedGradients<T> dattended_rows{dk, dv, {}, {}};
+  if (block.cache.recent > 0) {
+    dattended_rows.recent_keys = shaped(s.drecent_k, shape.kv_heads * d);
+    dattended_rows.recent_values = shaped(s.drecent_v, shape.kv_heads * d);
+  }
+  attend_gradient<T>(shape, a.q.ref(), detail::attended_rows(block, a), dattended, dq,
+                     dattended_rows, a.attention, pool);
   cache_gradient<T>(key_rounding(block.cache), a.k.ref(), d, dk, gradient.key_high,
                     gradient.key_low, pool);
   cache_gradient<T>(value_rounding(block.cache), a.v.ref(), d, dv, gradient.value_high,
                     gradient.value_low, pool);
+  if (block.cache.recent > 0) {
+    add<T>(dattended_rows.recent_keys, dk, pool), add<T>(dattended_rows.recent_values, dv, pool);
+  }
 
   // RoPE backwards: the same turn by the negative angle.
   const auto turn_back = [&](MatrixRef<T> x, MatrixRef<const T> cosines, MatrixRef<const T> sines) {

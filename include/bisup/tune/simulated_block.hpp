@@ -104,6 +104,7 @@ struct SimulatedCache {
   bool rotate_keys = false, rotate_values = false;
   T key_high = no_clip<T>, key_low = no_clip<T>, value_high = no_clip<T>, value_low = no_clip<T>;
   int sinks = 0;               // first tokens that stay exact
+  int recent = 0;              // newest tokens, the query's own included, that are exact
   bool through_range = false;  // whether gradients reach extremes through the scales they set
   Matrix<T> prompt_keys = {}, prompt_values = {};  // [prompt, kv_heads * head_dim], after RoPE
 

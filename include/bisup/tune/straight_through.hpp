@@ -67,7 +67,7 @@ Extent<T> extent(const T* x, int count) {
 // The range of one group as its parameters make it.
 template <class T>
 struct GroupRange {
-  Levels<T> levels;
+  LevelRange<T> levels;
   T low = 0, high = 0;    // what the codes cover, before the scale is rounded
   T zero_error = 0;       // affine: zero point + low / step, in (-1/2, 1/2)
   bool on_floor = false;  // nothing moves it
@@ -115,14 +115,14 @@ void round_group(const Format& format, const GroupRange<T>& r, const T* x, int c
   if constexpr (!dispatched<T>) {
     if (RoundingTape* tape = RoundingTape::active()) {
       const bool moves = format.affine() && !r.on_floor;
-      const T low = moves ? r.low - r.levels.step * r.zero_error : r.levels.step * r.levels.low;
-      const T high = low + r.levels.step * (r.levels.high - r.levels.low);
+      const T low = moves ? r.low - r.levels.scale * r.zero_error : r.levels.scale * r.levels.low;
+      const T high = low + r.levels.scale * (r.levels.high - r.levels.low);
       for (int i = 0; i < count; ++i) {
         const T u = x[i] * r.levels.inverse, level = std::nearbyint(u);
         const bool below = level<r.levels.low, above = level> r.levels.high;
         const T side = tape->follow(below ? -1 : above ? 1 : 0);
         const T residual = tape->follow(below || above ? 0 : level - u);
-        y[i] = side < 0 ? low : side > 0 ? high : x[i] + r.levels.step * residual;
+        y[i] = side < 0 ? low : side > 0 ? high : x[i] + r.levels.scale * residual;
       }
       return;
     }

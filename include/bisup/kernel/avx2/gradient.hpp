@@ -23,9 +23,9 @@ BISUP_ALWAYS_INLINE __m256 load_row(const float* x, int at, int count) noexcept 
 }
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
-BISUP_OPTIMIZED inline void round_to_levels(const float* x, int count, const Levels<float>& levels,
-                                            float* y) noexcept {
-  const __m256 step = _mm256_set1_ps(levels.step), inverse = _mm256_set1_ps(levels.inverse);
+BISUP_OPTIMIZED inline void round_to_levels(const float* x, int count,
+                                            const LevelRange<float>& levels, float* y) noexcept {
+  const __m256 step = _mm256_set1_ps(levels.scale), inverse = _mm256_set1_ps(levels.inverse);
   const __m256 low = _mm256_set1_ps(levels.low), high = _mm256_set1_ps(levels.high);
   for (int i = 0; i < count; i += 8) {
     const __m256 level = _mm256_round_ps(_mm256_mul_ps(load_row(x, i, count), inverse), 8);
@@ -36,7 +36,8 @@ BISUP_OPTIMIZED inline void round_to_levels(const float* x, int count, const Lev
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED inline RangeGradient<float> round_gradient(const float* x, const float* g,
-                                                           int count, const Levels<float>& levels,
+                                                           int count,
+                                                           const LevelRange<float>& levels,
                                                            float* dx) noexcept {
   const __m256 inverse = _mm256_set1_ps(levels.inverse);
   const __m256 low = _mm256_set1_ps(levels.low), high = _mm256_set1_ps(levels.high);

@@ -74,22 +74,20 @@ BISUP_OPTIMIZED inline RoundingSums rounding_sums(const float* x, int count, flo
   for (int i = 0; i < count; i += 8) {
     const __m256i mask = first_rows(count - i);
     const __m256 v = _mm256_maskload_ps(x + i, mask);
-    const __m256 rounded = _mm256_round_ps(_mm256_mul_ps(v, inverse),
-                                           _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 rounded =
+        _mm256_round_ps(_mm256_mul_ps(v, inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m256 level = _mm256_min_ps(_mm256_max_ps(rounded, low), high);
-    const __m256 off =
-        _mm256_and_ps(_mm256_fnmadd_ps(step, level, v), _mm256_castsi256_ps(mask));
+    const __m256 off = _mm256_and_ps(_mm256_fnmadd_ps(step, level, v), _mm256_castsi256_ps(mask));
     const int half = i / 8 % 2;
     error[half] = _mm256_fmadd_ps(off, off, error[half]);
     square[half] = _mm256_fmadd_ps(v, v, square[half]);
     product[half] = _mm256_fmadd_ps(v, _mm256_mul_ps(step, level), product[half]);
   }
-  return {joined(error[0], error[1]), joined(square[0], square[1]),
-          joined(product[0], product[1])};
+  return {joined(error[0], error[1]), joined(square[0], square[1]), joined(product[0], product[1])};
 }
 
-// Four dims of 8 keys: the bytes of each 32-bit lane are one key's codes. Scales and zero points are
-// those of the 8 tokens, or of one channel after the other.
+// Four dims of 8 keys: the bytes of each 32-bit lane are one key's codes. Scales and zero points
+// are those of the 8 tokens, or of one channel after the other.
 template <int Bits, int Step, bool Channels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE
@@ -117,8 +115,8 @@ BISUP_ALWAYS_INLINE
                           const float* center, const KvPanel& panel, float* out) noexcept {
   for (int d = 0; d < panel.dim(); d += panel16::tile_codes) {
     for (int half = 0; half < 2; ++half) {
-      const auto at = static_cast<std::size_t>(
-          Channels ? d : d / panel.group() * kv_panel + half * half_rows);
+      const auto at =
+          static_cast<std::size_t>(Channels ? d : d / panel.group() * kv_panel + half * half_rows);
       const std::uint8_t* z = zeros + at;
       alignas(32) float h[panel16::tile_codes];
       const __m256 scale = load_scales(scales, Scale::f16, at);

@@ -19,9 +19,9 @@ BISUP_INTRINSICS_BEGIN
 namespace bisup::avx512 {
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
-BISUP_OPTIMIZED inline void round_to_levels(const float* x, int count, const Levels<float>& levels,
-                                            float* y) noexcept {
-  const __m512 step = _mm512_set1_ps(levels.step), inverse = _mm512_set1_ps(levels.inverse);
+BISUP_OPTIMIZED inline void round_to_levels(const float* x, int count,
+                                            const LevelRange<float>& levels, float* y) noexcept {
+  const __m512 step = _mm512_set1_ps(levels.scale), inverse = _mm512_set1_ps(levels.inverse);
   const __m512 low = _mm512_set1_ps(levels.low), high = _mm512_set1_ps(levels.high);
   for (int i = 0; i < count; i += 16) {
     const __mmask16 mask = first_lanes(count - i);
@@ -34,7 +34,8 @@ BISUP_OPTIMIZED inline void round_to_levels(const float* x, int count, const Lev
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_OPTIMIZED inline RangeGradient<float> round_gradient(const float* x, const float* g,
-                                                           int count, const Levels<float>& levels,
+                                                           int count,
+                                                           const LevelRange<float>& levels,
                                                            float* dx) noexcept {
   const __m512 inverse = _mm512_set1_ps(levels.inverse);
   const __m512 low = _mm512_set1_ps(levels.low), high = _mm512_set1_ps(levels.high);

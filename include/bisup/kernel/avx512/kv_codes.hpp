@@ -73,8 +73,8 @@ BISUP_OPTIMIZED inline RoundingSums rounding_sums(const float* x, int count, flo
   return {joined(error), joined(square), joined(product)};
 }
 
-// Four dims of 16 keys: the bytes of each 32-bit lane are one key's codes. Scales and zero points are
-// those of the 16 tokens, or of one channel after the other.
+// Four dims of 16 keys: the bytes of each 32-bit lane are one key's codes. Scales and zero points
+// are those of the 16 tokens, or of one channel after the other.
 template <int Bits, int Step, bool Channels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE

@@ -1,0 +1,110 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What do the results of a calibration depend on? calibration_plan() names all of it: two runs of the
+// same plan give the same bits, whatever stopped them and on however many threads.
+
+#include <charconv>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include <bisup/calibrate/calibrator.hpp>
+#include <bisup/calibrate/recipe.hpp>
+#include <bisup/calibrate/samples.hpp>
+#include <bisup/core/checksum.hpp>
+#include <bisup/core/scheme.hpp>
+#include <bisup/core/version.hpp>
+#include <bisup/io/checkpoint.hpp>
+#include <bisup/io/hf_config_text.hpp>
+#include <bisup/io/json.hpp>
+#include <bisup/kernel/target.hpp>
+
+namespace bisup::io {
+
+namespace detail {
+
+// A float as people write it: 0.9, not the double 0.8999999761581421.
+[[nodiscard]] inline double written(float value) {
+  char text[64];
+  const auto end = std::to_chars(text, text + sizeof text, value).ptr;
+  double number = 0;
+  std::from_chars(text, end, number);
+  return number;
+}
+[[nodiscard]] inline Json describe(const ClipChoice& choice) {
+  return choice.constant ? Json(written(*choice.constant)) : Json("search");
+}
+
+}  // namespace detail
+
+[[nodiscard]] inline Json describe(const Recipe& recipe) {
+  // By name, so that a field that is new and not written down does not compile.
+  const auto& [name, basis, smoothing, engine, quantizer, static_groups, act_order, damping, moments,
+               staged, keepers, activation_clip, kv_clip] = recipe;
+  Json rounding;
+  if (const auto* nearest = std::get_if<Nearest>(&quantizer)) {
+    rounding = {{"high", detail::written(nearest->clip.high)},
+                {"low", detail::written(nearest->clip.low)},
+                {"grid", static_cast<int>(nearest->grid)}};
+  } else {
+    const auto& search = std::get<ClipSearch>(quantizer);
+    rounding = {{"loss", static_cast<int>(search.loss)},
+                {"grid", static_cast<int>(search.grid)},
+                {"candidates", search.candidates}};
+  }
+  return {{"name", name},
+          {"basis", static_cast<int>(basis)},
+          {"smoothing", detail::written(smoothing)},
+          {"engine", static_cast<int>(engine)},
+          {"quantizer", rounding},
+          {"static_groups", static_groups},
+          {"act_order", act_order},
+          {"damping", damping},
+          {"moments", static_cast<int>(moments)},
+          {"staged", staged},
+          {"keepers", keepers ? Json(*keepers) : Json()},
+          {"activation_clip", detail::describe(activation_clip)},
+          {"kv_clip", detail::describe(kv_clip)}};
+}
+
+[[nodiscard]] inline Json describe(const Samples& samples) {
+  std::uint32_t sum = 0;
+  for (const auto* part : {&samples.crops, &samples.held_out}) {
+    for (const std::vector<int>& crop : *part) {
+      const auto length = static_cast<std::uint64_t>(crop.size());
+      sum = crc32c(std::as_bytes(std::span(crop)),
+                   crc32c(std::as_bytes(std::span(&length, 1)), sum));
+    }
+  }
+  return {{"crops", samples.crops.size()},
+          {"held_out", samples.held_out.size()},
+          {"tokens", samples.tokens()},
+          {"crc32c", sum}};
+}
+
+// Reads all of the model's bytes.
+[[nodiscard]] inline Json describe(const Checkpoint& source) {
+  Json config = Json::parse(hf_config_text(source.config()));
+  return {{"config", std::move(config)},
+          {"rope_factors", source.config().rope_factors},
+          {"weights_crc32c", source.checksum()}};
+}
+
+// The kernels count: the sums of one target are not those of another in the last bit.
+[[nodiscard]] inline Json calibration_plan(const Json& model, const Scheme& scheme,
+                                           const Recipe& recipe, const Samples& samples,
+                                           const CalibrateOptions& options) {
+  return {{"writer", "bisup " BISUP_VERSION_STRING},
+          {"target", name(active_target())},
+          {"model", model},
+          {"scheme", scheme.name()},
+          {"recipe", describe(recipe)},
+          {"samples", describe(samples)},
+          {"streams", name(options.stream)},
+          {"seed", options.seed}};
+}
+
+}  // namespace bisup::io
