@@ -5,12 +5,12 @@
 // standard deviation are shown.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <bisup/calibrate/random_model.hpp>
 #include <bisup/core/random.hpp>
 #include <bisup/llama/model_size.hpp>
 #include <bisup/llama/sequences.hpp>
 #include <bisup/llama/session.hpp>
-#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -130,7 +130,8 @@ struct BenchCommand {
     for (int i = 0; i < test.sequences; ++i) {
       auto number = sequences.begin();
       if (!number) return number.error();
-      numbers.push_back(*number), depths.push_back(test.depth - test.depth * i / test.sequences / 2);
+      numbers.push_back(*number),
+          depths.push_back(test.depth - test.depth * i / test.sequences / 2);
       if (depths.back() == 0) continue;
       const llama::Sequences::Next next{
           *number, std::span(ids).first(static_cast<std::size_t>(depths.back()))};
@@ -156,8 +157,7 @@ struct BenchCommand {
   Result<std::vector<double>> measure(const llama::Model& model, const bisup::KvPolicy& policy,
                                       const Test& test, bisup::ThreadPool& pool) const {
     if (test.sequences > 1) return measure_together(model, policy, test, pool);
-    auto session =
-        llama::Session::make(model, test.depth + test.tokens(), policy, pool);
+    auto session = llama::Session::make(model, test.depth + test.tokens(), policy, pool);
     if (!session) return session.error();
     bisup::Random random(1);
     std::vector<int> ids(static_cast<std::size_t>(test.depth + test.tokens()));
@@ -241,21 +241,23 @@ struct BenchCommand {
   }
 
   void print_json(const std::string& name, const std::string& scheme_name,
-                  const bisup::KvPolicy& policy, const llama::ModelSize& size, const std::vector<Measured>& results) const {
+                  const bisup::KvPolicy& policy, const llama::ModelSize& size,
+                  const std::vector<Measured>& results) const {
     Json list = Json::array();
     for (const Measured& one : results) {
       const bool decodes = one.test.generated > 0;
-      list.push_back({{"n_prompt", one.test.prompt},
-                      {"n_gen", one.test.generated},
-                      {"n_depth", one.test.depth},
-                      {"n_threads", one.test.threads},
-                      {"n_sequences", one.test.sequences},
-                      {"avg_ts", one.mean()},
-                      {"stddev_ts", one.deviation()},
-                      {"samples_ts", one.rates},
-                      {"read_bytes_per_second",
-                       decodes ? Json(one.bytes_per_token * one.mean() / one.test.sequences) : Json(nullptr)},
-                      {"memory_bytes_per_second", one.bandwidth}});
+      list.push_back(
+          {{"n_prompt", one.test.prompt},
+           {"n_gen", one.test.generated},
+           {"n_depth", one.test.depth},
+           {"n_threads", one.test.threads},
+           {"n_sequences", one.test.sequences},
+           {"avg_ts", one.mean()},
+           {"stddev_ts", one.deviation()},
+           {"samples_ts", one.rates},
+           {"read_bytes_per_second",
+            decodes ? Json(one.bytes_per_token * one.mean() / one.test.sequences) : Json(nullptr)},
+           {"memory_bytes_per_second", one.bandwidth}});
     }
     print({{"model", name},
            {"scheme", scheme_name},
@@ -270,8 +272,8 @@ struct BenchCommand {
   }
 };
 
-void add_list(CLI::App& sub, const std::string& name, std::vector<int>& list, int least,
-              int most, const char* does) {
+void add_list(CLI::App& sub, const std::string& name, std::vector<int>& list, int least, int most,
+              const char* does) {
   sub.add_option(name, list, does)
       ->delimiter(',')
       ->check(CLI::Range(least, most))

@@ -1,7 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
-// How do words on the command line become a policy of the key-value cache? What the model says comes
-// first; a table or bits replace its formats, sinks and recent tokens its segments.
+// How do words on the command line become a policy of the key-value cache? What the model says
+// comes first; a table or bits replace its formats, sinks and recent tokens its segments.
 #include <fmt/core.h>
 
 #include <bisup/io/file.hpp>

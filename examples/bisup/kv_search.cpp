@@ -1,7 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
-// What does `bisup quantize --kv-search` do? It measures on a text which layers' keys and values can
-// do with few bits, and lets the artefact say so.
+// What does `bisup quantize --kv-search` do? It measures on a text which layers' keys and values
+// can do with few bits, and lets the artefact say so.
 #include "kv_search.hpp"
 
 #include <bisup/allocate/kv_search.hpp>
@@ -35,7 +35,8 @@ Result<bisup::KvPolicy> searched_policy(const bisup::llama::Model& model,
                                         const bisup::KvPolicy& policy,
                                         const bisup::io::TokenizerFiles& files,
                                         const KvSearch& search, bisup::ThreadPool& pool) {
-  if (search.text.empty()) return Error{Errc::bad_scheme, "--kv-search wants --kv-search-text FILE"};
+  if (search.text.empty())
+    return Error{Errc::bad_scheme, "--kv-search wants --kv-search-text FILE"};
   const auto tokenizer = open_tokenizer(files);
   if (!tokenizer) return tokenizer.error();
   const auto ids = read_ids(search.text, *tokenizer);

@@ -18,8 +18,10 @@ struct KvSearch {
 };
 void add_kv_search_options(CLI::App& sub, KvSearch& search);
 // `policy` says all but the bits.
-[[nodiscard]] bisup::Result<bisup::KvPolicy> searched_policy(
-    const bisup::llama::Model& model, const bisup::KvPolicy& policy,
-    const bisup::io::TokenizerFiles& files, const KvSearch& search, bisup::ThreadPool& pool);
+[[nodiscard]] bisup::Result<bisup::KvPolicy> searched_policy(const bisup::llama::Model& model,
+                                                             const bisup::KvPolicy& policy,
+                                                             const bisup::io::TokenizerFiles& files,
+                                                             const KvSearch& search,
+                                                             bisup::ThreadPool& pool);
 
 }  // namespace command

@@ -38,7 +38,8 @@ TEST_CASE("one layer's rounding alone moves predictions as the whole model's ses
       }
       const auto expected = divergence(model, one, model, {}, ids, {.context = 30});
       REQUIRE(expected);
-      const auto& found = (*sensitivity)[static_cast<std::size_t>(layer)][static_cast<std::size_t>(side)];
+      const auto& found =
+          (*sensitivity)[static_cast<std::size_t>(layer)][static_cast<std::size_t>(side)];
       // divergence() leaves out a window's last position, of 30.
       CHECK(found[0] == Approx(expected->kl_mean).epsilon(0.25));
       CHECK(found[0] > found[1]);

@@ -41,9 +41,12 @@ std::vector<float> alone(const llama::Model& model, const std::vector<int>& ids,
 TEST_CASE("prompts and single tokens of many sequences in one forward, as each by itself") {
   for (const char* name : {"llama", "qwen3", "mistral_window"}) {
     const auto model = small_model(name);
-    for (const KvPolicy& policy :
-         {KvPolicy{}, KvPolicy{.sinks = 2, .recent = 16, .keys = {4}, .values = {3},
-                               .fit_scales = true, .center_keys = true}}) {
+    for (const KvPolicy& policy : {KvPolicy{}, KvPolicy{.sinks = 2,
+                                               .recent = 16,
+                                               .keys = {4},
+                                               .values = {3},
+                                               .fit_scales = true,
+                                               .center_keys = true}}) {
       auto made = llama::Sequences::make(model, 64, policy, {.sequences = 4});
       REQUIRE(made);
       llama::Sequences sequences = std::move(made).value();
@@ -57,7 +60,8 @@ TEST_CASE("prompts and single tokens of many sequences in one forward, as each b
         std::vector<llama::Sequences::Next> nexts;
         for (int i = 0; i < 4; ++i) {
           auto& piece = pieces[static_cast<std::size_t>(i)];
-          piece = some_ids(lengths[i], static_cast<int>(said[static_cast<std::size_t>(i)].size()) + i);
+          piece =
+              some_ids(lengths[i], static_cast<int>(said[static_cast<std::size_t>(i)].size()) + i);
           if (piece.empty()) continue;
           nexts.push_back({number[static_cast<std::size_t>(i)], piece});
           auto& all = said[static_cast<std::size_t>(i)];

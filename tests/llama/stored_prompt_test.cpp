@@ -31,8 +31,7 @@ TEST_CASE("a stored prompt is what a session over its ids knows, piece by piece 
   auto session = llama::Session::make(model, 9);
   const auto got = session->next_logits(request);
   // As a prompt in chunks (session_test.cpp).
-  for (std::size_t i = 0; i < expected.size(); ++i)
-    CHECK(std::abs(got[i] - expected[i]) < 1e-3f);
+  for (std::size_t i = 0; i < expected.size(); ++i) CHECK(std::abs(got[i] - expected[i]) < 1e-3f);
   const std::vector<int> strange = {128};
   CHECK(llama::store_prompt(model, strange).error().code == Errc::out_of_range);
 }

@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Which layers' keys and values deserve more bits? kv_sensitivity measures how far predictions move,
-// as KL divergence, when one layer's keys, or its values, alone are rounded; search_kv spends a
-// budget of bits where that hurts most. Divergences of small errors in different layers add up,
+// Which layers' keys and values deserve more bits? kv_sensitivity measures how far predictions
+// move, as KL divergence, when one layer's keys, or its values, alone are rounded; search_kv spends
+// a budget of bits where that hurts most. Divergences of small errors in different layers add up,
 // nearly, so the sum is what is minimised.
 
 #include <algorithm>
@@ -43,7 +43,11 @@ struct KvReference {
 class KvProbe {
  public:
   KvProbe(const llama::Model& model, int context, int every, ThreadPool& pool)
-      : model_(model), context_(context), every_(every), pool_(pool), rope_(model.config, context) {}
+      : model_(model),
+        context_(context),
+        every_(every),
+        pool_(pool),
+        rope_(model.config, context) {}
 
   Result<KvReference> reference(std::span<const int> ids) {
     KvReference r;
@@ -103,12 +107,14 @@ class KvProbe {
 
 }  // namespace detail
 
-// `policy` says all but the bits: segments, rotation, fit, groups, clips. Errors: as perplexity(), and
-// those of KvCache::allocate.
-[[nodiscard]] inline Result<KvSensitivity> kv_sensitivity(
-    const llama::Model& model, std::span<const int> ids, const KvPolicy& policy,
-    const KvSearchOptions& options, ThreadPool& pool = ThreadPool::shared(),
-    const Progress& progress = {}) {
+// `policy` says all but the bits: segments, rotation, fit, groups, clips. Errors: as perplexity(),
+// and those of KvCache::allocate.
+[[nodiscard]] inline Result<KvSensitivity> kv_sensitivity(const llama::Model& model,
+                                                          std::span<const int> ids,
+                                                          const KvPolicy& policy,
+                                                          const KvSearchOptions& options,
+                                                          ThreadPool& pool = ThreadPool::shared(),
+                                                          const Progress& progress = {}) {
   const llama::Config& c = model.config;
   const auto windows = cut_windows(ids.size(), c.max_positions, options.windows);
   if (!windows) return windows.error();
@@ -147,8 +153,8 @@ class KvProbe {
   return sensitivity;
 }
 
-// `policy` with a table that spends options.budget where it helps. Errors: out_of_range for a budget
-// below the fewest bits.
+// `policy` with a table that spends options.budget where it helps. Errors: out_of_range for a
+// budget below the fewest bits.
 [[nodiscard]] inline Result<KvPolicy> search_kv(const KvSensitivity& sensitivity, int kv_heads,
                                                 const KvPolicy& policy,
                                                 const KvSearchOptions& options) {

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // From what memory do caches live? A KvPool has pages of one 16-token panel of one layer, and says
-// where every head's keys and values lie in them: exact pages hold floats (prompt, sinks, window) of
-// what is rounded later, stored pages the codes, and floats of what never is. Each layer has pages
-// of its own size.
+// where every head's keys and values lie in them: exact pages hold floats (prompt, sinks, window)
+// of what is rounded later, stored pages the codes, and floats of what never is. Each layer has
+// pages of its own size.
 
 #include <algorithm>
 #include <cstdint>
@@ -45,7 +45,9 @@ struct KvLayerPages {
   }
 };
 
-[[nodiscard]] constexpr int panels_of(int tokens) { return (tokens + kv_panel - 1) / kv_panel; }
+[[nodiscard]] constexpr int panels_of(int tokens) {
+  return (tokens + kv_panel - 1) / kv_panel;
+}
 
 class KvPool {
  public:
@@ -96,7 +98,8 @@ class KvPool {
   }
 
  private:
-  KvPool(const CacheShape& shape, const KvPolicy& policy, int prompt, KvPoolSize size, bool allocate)
+  KvPool(const CacheShape& shape, const KvPolicy& policy, int prompt, KvPoolSize size,
+         bool allocate)
       : shape_(shape),
         policy_(policy),
         prompt_(prompt),

@@ -52,8 +52,8 @@ concept AttentionCache = requires(C& cache, int layer, MatrixRef<const float> x,
 struct Piece {
   int first_position = 0, tokens = 0;
 };
-// Which tokens one forward pass is about: those of one sequence, or pieces of several, one after the
-// other, of any lengths. The cache knows whose they are (cache/kv_batch.hpp).
+// Which tokens one forward pass is about: those of one sequence, or pieces of several, one after
+// the other, of any lengths. The cache knows whose they are (cache/kv_batch.hpp).
 struct Batch {
   int first_position = 0;
   int tokens = 0;

@@ -37,9 +37,9 @@ class Sequences {
                      pool);
   }
 
-  // Begins a sequence for a request of `ids` (without the stored prompt's); what an earlier one left
-  // on the shelf of its beginning, but not of all of it, is there already: size() says how much.
-  // Errors: cache_full if too many live.
+  // Begins a sequence for a request of `ids` (without the stored prompt's); what an earlier one
+  // left on the shelf of its beginning, but not of all of it, is there already: size() says how
+  // much. Errors: cache_full if too many live.
   [[nodiscard]] Result<int> begin(std::span<const int> ids = {}) {
     auto found = shelf_.find(ids.empty() ? ids : ids.first(ids.size() - 1));
     if (!found) return found.error();

@@ -112,7 +112,8 @@ class Session {
     BISUP_EXPECTS(tokens >= 1 && first + tokens <= capacity());
     ids_.insert(ids_.end(), ids.begin(), ids.end());
     hidden_.resize(tokens, model_->config.hidden_size);
-    for (int t = 0; t < tokens; ++t) embed(*model_, ids[static_cast<std::size_t>(t)], hidden_.row(t));
+    for (int t = 0; t < tokens; ++t)
+      embed(*model_, ids[static_cast<std::size_t>(t)], hidden_.row(t));
     const BlockShape shape = model_->block_shape();
     for (int layer = 0; layer < model_->config.layers; ++layer) {
       llama::forward(shape, model_->blocks[static_cast<std::size_t>(layer)], rope_, layer,

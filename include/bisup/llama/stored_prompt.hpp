@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How does a model come to know a prompt by heart? store_prompt reads it once with everything exact
-// and keeps the keys and values of every layer; with them as Model::prompt, sessions begin behind it.
+// and keeps the keys and values of every layer; with them as Model::prompt, sessions begin behind
+// it.
 
 #include <span>
 #include <utility>
