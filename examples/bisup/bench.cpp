@@ -5,11 +5,12 @@
 // standard deviation are shown.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <bisup/calibrate/random_model.hpp>
 #include <bisup/core/random.hpp>
 #include <bisup/llama/model_size.hpp>
+#include <bisup/llama/sequences.hpp>
 #include <bisup/llama/session.hpp>
-#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -51,12 +52,14 @@ llama::Config shape_named(const std::string& name) {
 
 struct Test {
   int prompt = 0, generated = 0, depth = 0, threads = 1;
+  int sequences = 1;  // that decode together; their depths differ by up to a half
 
   // "pp512", "tg32 @ d2048"
   [[nodiscard]] std::string name() const {
     const std::string what =
         generated == 0 ? fmt::format("pp{}", prompt) : fmt::format("tg{}", generated);
-    return depth == 0 ? what : fmt::format("{} @ d{}", what, depth);
+    const std::string all = sequences == 1 ? what : fmt::format("{} x{}", what, sequences);
+    return depth == 0 ? all : fmt::format("{} @ d{}", all, depth);
   }
   [[nodiscard]] int tokens() const { return prompt + generated; }
 };
@@ -81,7 +84,7 @@ struct BenchCommand {
   Common common;
   KvOptions kv;
   std::string shape, scheme;
-  std::vector<int> prompts = {512}, generated = {32}, depths = {0}, threads;
+  std::vector<int> prompts = {512}, generated = {32}, depths = {0}, batches = {1}, threads;
   int repetitions = 5;
 
   Result<llama::Model> model(bisup::ThreadPool& pool) const {
@@ -104,18 +107,57 @@ struct BenchCommand {
           if (p > 0) list.push_back({p, 0, d, t});
         }
         for (const int g : generated) {
-          if (g > 0) list.push_back({0, g, d, t});
+          if (g == 0) continue;
+          for (const int b : batches) list.push_back({0, g, d, t, b});
         }
       }
     }
     return list;
   }
 
+  // Several sequences, one token of each at a time.
+  Result<std::vector<double>> measure_together(const llama::Model& model,
+                                               const bisup::KvPolicy& policy, const Test& test,
+                                               bisup::ThreadPool& pool) const {
+    auto made = llama::Sequences::make(model, std::max(test.depth + test.generated, 1), policy,
+                                       {.sequences = test.sequences}, pool);
+    if (!made) return made.error();
+    llama::Sequences sequences = std::move(made).value();
+    bisup::Random random(1);
+    std::vector<int> ids(static_cast<std::size_t>(test.depth + 1)), numbers, depths;
+    for (int& id : ids)
+      id = static_cast<int>(random.below(static_cast<std::uint32_t>(model.config.vocab_size)));
+    for (int i = 0; i < test.sequences; ++i) {
+      auto number = sequences.begin();
+      if (!number) return number.error();
+      numbers.push_back(*number),
+          depths.push_back(test.depth - test.depth * i / test.sequences / 2);
+      if (depths.back() == 0) continue;
+      const llama::Sequences::Next next{
+          *number, std::span(ids).first(static_cast<std::size_t>(depths.back()))};
+      if (auto read = sequences.forward({&next, 1}); !read) return read.error();
+    }
+    std::vector<llama::Sequences::Next> nexts;
+    for (const int number : numbers) nexts.push_back({number, std::span(ids).last(1)});
+    std::vector<double> rates;
+    for (int repetition = -1; repetition < repetitions; ++repetition) {
+      for (std::size_t i = 0; i < numbers.size(); ++i) sequences.truncate(numbers[i], depths[i]);
+      const Clock clock;
+      for (int i = 0; i < test.generated && !interrupted(); ++i) {
+        if (auto step = sequences.forward(nexts); !step) return step.error();
+      }
+      const double seconds = clock.seconds();
+      if (interrupted()) return Error{Errc::interrupted, "stopped"};
+      if (repetition >= 0) rates.push_back(test.tokens() * test.sequences / seconds);
+    }
+    return rates;
+  }
+
   // The rates of one test; nothing if it was interrupted.
-  Result<std::vector<double>> measure(const llama::Model& model, const Test& test,
-                                      bisup::ThreadPool& pool) const {
-    auto session =
-        llama::Session::make(model, test.depth + test.tokens(), kv_policy(model, kv), pool);
+  Result<std::vector<double>> measure(const llama::Model& model, const bisup::KvPolicy& policy,
+                                      const Test& test, bisup::ThreadPool& pool) const {
+    if (test.sequences > 1) return measure_together(model, policy, test, pool);
+    auto session = llama::Session::make(model, test.depth + test.tokens(), policy, pool);
     if (!session) return session.error();
     bisup::Random random(1);
     std::vector<int> ids(static_cast<std::size_t>(test.depth + test.tokens()));
@@ -149,6 +191,8 @@ struct BenchCommand {
     bisup::ThreadPool loading(common.threads);
     const auto loaded = model(loading);
     if (!loaded) return about(loaded.error(), common.model);
+    const auto policy = kv_policy(*loaded, kv);
+    if (!policy) return about(policy.error(), common.model);
     const auto size = llama::model_size(*loaded);
     const std::string name =
         shape.empty() ? std::filesystem::path(common.model).filename().string() : shape;
@@ -166,7 +210,7 @@ struct BenchCommand {
     for (const Test& test : list) {
       bisup::ThreadPool pool(test.threads);
       if (!bandwidth.contains(test.threads)) bandwidth[test.threads] = read_bandwidth(pool);
-      auto rates = measure(*loaded, test, pool);
+      auto rates = measure(*loaded, *policy, test, pool);
       if (!rates) return about(rates.error(), name);
       const Measured& one = results.emplace_back(Measured{test, std::move(rates).value(),
                                                           static_cast<double>(size.token_bytes),
@@ -176,7 +220,7 @@ struct BenchCommand {
         return Error{Errc::interrupted, "stopped"};
       }
     }
-    if (common.json) print_json(name, loaded->scheme.name(), size, results);
+    if (common.json) print_json(name, loaded->scheme.name(), *policy, size, results);
     return {};
   }
 
@@ -186,7 +230,8 @@ struct BenchCommand {
     const std::string memory =
         one.test.generated == 0
             ? std::string("-")
-            : fmt::format("{:.1f} of {:.1f}", one.bytes_per_token * one.mean() / 1e9,
+            : fmt::format("{:.1f} of {:.1f}",
+                          one.bytes_per_token * one.mean() / one.test.sequences / 1e9,
                           one.bandwidth / 1e9);
     fmt::print("| {:<{}} | {:>9} | {:>7.2f} M | {:>7} | {:>14} | {:>17} | {:>14} |\n", label, width,
                command::size(static_cast<double>(size.bytes)),
@@ -196,35 +241,39 @@ struct BenchCommand {
   }
 
   void print_json(const std::string& name, const std::string& scheme_name,
-                  const llama::ModelSize& size, const std::vector<Measured>& results) const {
+                  const bisup::KvPolicy& policy, const llama::ModelSize& size,
+                  const std::vector<Measured>& results) const {
     Json list = Json::array();
     for (const Measured& one : results) {
       const bool decodes = one.test.generated > 0;
-      list.push_back({{"n_prompt", one.test.prompt},
-                      {"n_gen", one.test.generated},
-                      {"n_depth", one.test.depth},
-                      {"n_threads", one.test.threads},
-                      {"avg_ts", one.mean()},
-                      {"stddev_ts", one.deviation()},
-                      {"samples_ts", one.rates},
-                      {"read_bytes_per_second",
-                       decodes ? Json(one.bytes_per_token * one.mean()) : Json(nullptr)},
-                      {"memory_bytes_per_second", one.bandwidth}});
+      list.push_back(
+          {{"n_prompt", one.test.prompt},
+           {"n_gen", one.test.generated},
+           {"n_depth", one.test.depth},
+           {"n_threads", one.test.threads},
+           {"n_sequences", one.test.sequences},
+           {"avg_ts", one.mean()},
+           {"stddev_ts", one.deviation()},
+           {"samples_ts", one.rates},
+           {"read_bytes_per_second",
+            decodes ? Json(one.bytes_per_token * one.mean() / one.test.sequences) : Json(nullptr)},
+           {"memory_bytes_per_second", one.bandwidth}});
     }
     print({{"model", name},
            {"scheme", scheme_name},
            {"model_size", size.bytes},
            {"model_n_params", size.parameters},
            {"bits_per_weight", size.bits_per_weight()},
-           {"kv_sinks", kv.sinks},
-           {"kv_recent", kv.recent},
+           {"kv", kv_name(policy)},
+           {"kv_sinks", policy.sinks},
+           {"kv_recent", policy.recent},
            {"repetitions", repetitions},
            {"results", std::move(list)}});
   }
 };
 
-void add_list(CLI::App& sub, const std::string& name, std::vector<int>& list, int least,
-              int most, const char* does) {
+void add_list(CLI::App& sub, const std::string& name, std::vector<int>& list, int least, int most,
+              const char* does) {
   sub.add_option(name, list, does)
       ->delimiter(',')
       ->check(CLI::Range(least, most))
@@ -248,6 +297,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_list(*sub, "-p,--prompt", options->prompts, 0, most, "tokens of a prefill; 0: none");
   add_list(*sub, "-n,--generate", options->generated, 0, most, "tokens to decode; 0: none");
   add_list(*sub, "-d,--depth", options->depths, 0, most, "tokens in the cache before");
+  add_list(*sub, "-b,--batch", options->batches, 1, 4096, "sequences that decode together");
   add_list(*sub, "-t", options->threads, 1, 1024, "threads, like --threads but several");
   sub->add_option("-r,--repetitions", options->repetitions, "times each test is repeated")
       ->check(CLI::Range(1, 1000))

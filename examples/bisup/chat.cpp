@@ -78,6 +78,9 @@ struct ChatCommand : ConversationOptions {
     if (common.json) {
       print({{"model", common.model},
              {"scheme", conversation.model().scheme.name()},
+             {"kv", kv_name(conversation.policy())},
+             {"kv_sinks", conversation.policy().sinks},
+             {"kv_recent", conversation.policy().recent},
              {"turns", turns}});
     }
     return {};

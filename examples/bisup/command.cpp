@@ -54,22 +54,6 @@ CLI::App* add_subcommand(CLI::App& app, const char* name, const char* does, cons
   return sub;
 }
 
-void add_kv_options(CLI::App& sub, KvOptions& options) {
-  const auto tokens = CLI::Range(0, 1 << 24);
-  sub.add_option("--kv-sinks", options.sinks, "first tokens that the cache keeps exact")
-      ->check(tokens)
-      ->capture_default_str();
-  sub.add_option("--kv-recent", options.recent, "newest tokens that the cache keeps exact")
-      ->check(tokens)
-      ->capture_default_str();
-}
-
-bisup::KvPolicy kv_policy(const bisup::llama::Model& model, const KvOptions& options) {
-  bisup::KvPolicy policy = model.kv;  // calibrated clips and the rotation of keys are in there
-  policy.sinks = options.sinks, policy.recent = options.recent;
-  return policy;
-}
-
 void add_scheme_option(CLI::App& sub, std::string& scheme, const char* does) {
   sub.add_option("--scheme", scheme, does)
       ->check([](const std::string& text) {

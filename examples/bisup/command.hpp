@@ -15,6 +15,7 @@
 #include <bisup/text/tokenizer.hpp>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,12 +43,21 @@ struct Common {
 CLI::App* add_subcommand(CLI::App& app, const char* name, const char* does, const char* example,
                          Common& common);
 
-// How exactly the past is remembered, beside what the model says.
+// How exactly the past is remembered, where that differs from what the model says.
 struct KvOptions {
-  int sinks = 0, recent = 0;
+  std::optional<int> bits = {}, key_bits = {}, value_bits = {}, group = {}, sinks = {}, recent = {};
+  bool rotate = false, fit = false;
+  std::string table = {};
+  bool talks = false;  // generate and chat: 4 sinks and 64 recent tokens unless told otherwise
 };
 void add_kv_options(CLI::App& sub, KvOptions& options);
-[[nodiscard]] bisup::KvPolicy kv_policy(const bisup::llama::Model& model, const KvOptions& options);
+// Errors: bad_scheme for options that contradict each other or the scheme, those of the table's
+// file, and what no cache of the model can have.
+[[nodiscard]] bisup::Result<bisup::KvPolicy> kv_policy(const bisup::llama::Model& model,
+                                                       const KvOptions& options);
+// "float", "KV4", "K4V2 rotated fitted"; and the fields that results print.
+[[nodiscard]] std::string kv_name(const bisup::KvPolicy& policy);
+[[nodiscard]] Json kv_json(const bisup::KvPolicy& policy);
 
 void add_scheme_option(CLI::App& sub, std::string& scheme, const char* does);
 void add_sampling_options(CLI::App& sub, bisup::llama::SamplingOptions& options,

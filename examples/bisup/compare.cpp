@@ -30,11 +30,12 @@ struct CompareCommand {
     if (!tokenizer) return tokenizer.error();
     const auto ids = read_ids(text, *tokenizer);
     if (!ids) return ids.error();
-    Meter meter("windows");
     const auto& model = file->model;
-    const auto result = bisup::divergence(model, kv_policy(model, kv), theirs->model,
-                                          theirs->model.kv, *ids, windows,
-                                          pool, std::ref(meter));
+    const auto policy = kv_policy(model, kv);
+    if (!policy) return about(policy.error(), common.model);
+    Meter meter("windows");
+    const auto result = bisup::divergence(model, *policy, theirs->model, theirs->model.kv, *ids,
+                                          windows, pool, std::ref(meter));
     if (!result) return about(result.error(), blamed(result.error(), text, common.model));
     if (common.json) {
       print({{"kl_mean", result->kl_mean},
@@ -56,8 +57,9 @@ struct CompareCommand {
              {"scheme", model.scheme.name()},
              {"reference", reference},
              {"reference_scheme", theirs->model.scheme.name()},
-             {"kv_sinks", kv.sinks},
-             {"kv_recent", kv.recent},
+             {"kv", kv_name(*policy)},
+             {"kv_sinks", policy->sinks},
+             {"kv_recent", policy->recent},
              {"seconds", clock.seconds()}});
       return {};
     }

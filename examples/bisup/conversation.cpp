@@ -44,7 +44,10 @@ void add_conversation_options(CLI::App& sub, ConversationOptions& options) {
       ->capture_default_str();
   add_sampling_options(sub, options.generate.sampling, options.generate.stops);
   add_scheme_option(sub, options.scheme, "simulate this scheme on a float model");
+  options.kv.talks = true;
   add_kv_options(sub, options.kv);
+  sub.add_flag("--roll", options.generate.rolls,
+               "when the context is full, go on with its first tokens and the newest half");
   sub.add_option("--template", options.chat_family,
                  "the chat template's family, whatever the model says")
       ->check(CLI::IsMember({"chatml", "qwen", "llama2", "llama3"}));
@@ -59,6 +62,9 @@ Result<std::unique_ptr<Conversation>> Conversation::open(const ConversationOptio
   if (!tokenizer) return tokenizer.error();
   std::unique_ptr<Conversation> made(
       new Conversation(options, std::move(file).value(), std::move(tokenizer).value()));
+  auto policy = kv_policy(made->model(), options.kv);
+  if (!policy) return about(policy.error(), options.common.model);
+  made->policy_ = std::move(policy).value();
   auto& eos = made->options_.generate.eos;
   eos = made->model().config.eos_ids;
   eos.insert(eos.end(), made->tokenizer_.eos().begin(), made->tokenizer_.eos().end());
@@ -102,8 +108,7 @@ Result<Answer> Conversation::answer(const std::vector<int>& request, const text:
   const int stored = model().prompt.tokens();
   if (session_.empty()) {
     const int capacity = std::min(options_.context, model().config.max_positions) + stored;
-    auto made = bisup::llama::Session::make(model(), capacity,
-                                            kv_policy(model(), options_.kv), pool_);
+    auto made = bisup::llama::Session::make(model(), capacity, policy_, pool_);
     if (!made) return about(made.error(), options_.common.model);
     session_.push_back(std::move(made).value());
   }
@@ -131,9 +136,7 @@ Result<Answer> Conversation::answer(const std::vector<int>& request, const text:
   if (first_token == 0) first_token = clock.seconds();
   result.speed = {static_cast<int>(prompt.size()), tokens, first_token,
                   clock.seconds() - first_token};
-  known_.assign(ids.begin(), ids.end());
-  known_.insert(known_.end(), result.generation.ids.begin(), result.generation.ids.end());
-  known_.resize(std::min(known_.size(), static_cast<std::size_t>(session.size() - stored)));
+  known_.assign(session.ids().begin(), session.ids().end());
   return result;
 }
 

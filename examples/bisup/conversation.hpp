@@ -56,6 +56,7 @@ class Conversation {
       std::span<const bisup::text::ChatMessage> messages) const;
   [[nodiscard]] const bisup::text::Tokenizer& tokenizer() const { return tokenizer_; }
   [[nodiscard]] const bisup::llama::Model& model() const { return file_.model; }
+  [[nodiscard]] const bisup::KvPolicy& policy() const { return policy_; }
 
   // Answers the whole token list; what the cache knows of its beginning is not computed again.
   // Pieces of text go to `show` as they are certain.
@@ -74,6 +75,7 @@ class Conversation {
   bisup::ThreadPool pool_;
   bisup::io::ModelFile file_;
   bisup::text::Tokenizer tokenizer_;
+  bisup::KvPolicy policy_;
   bisup::text::ChatTemplate template_{bisup::text::ChatFamily::chatml};
   std::vector<bisup::llama::Session> session_;  // one, made when the first question comes
   std::vector<int> known_;                      // the tokens in it

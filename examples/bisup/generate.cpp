@@ -38,6 +38,9 @@ struct GenerateCommand : ConversationOptions {
     if (common.json) {
       print({{"model", common.model},
              {"scheme", conversation.model().scheme.name()},
+             {"kv", kv_name(conversation.policy())},
+             {"kv_sinks", conversation.policy().sinks},
+             {"kv_recent", conversation.policy().recent},
              {"text", answer->text},
              {"tokens", answer->generation.ids},
              {"finish", name(answer->generation.finish)},

@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/core.h>
 
+#include <bisup/cache/kv_pool.hpp>
 #include <bisup/io/artefact_reader.hpp>
 #include <bisup/llama/model_size.hpp>
+#include <bisup/llama/session.hpp>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -23,8 +25,52 @@ namespace llama = bisup::llama;
 
 struct InspectCommand {
   Common common;
+  KvOptions kv;
+  double memory = 0;  // GiB
   bool verify = false, statistics = false;
   std::string text;
+
+  // What the cache costs: a token more in the middle, all of the model's context, and how long a
+  // context fits in the given memory (null without).
+  static Json cache(const llama::Model& model, const bisup::KvPolicy& policy, double memory) {
+    const auto bytes = [&](int capacity) {
+      return bisup::KvPool::bytes_for(llama::cache_shape(model, capacity), policy,
+                                      model.prompt.tokens());
+    };
+    const int longest = model.config.max_positions + model.prompt.tokens();
+    const auto& c = model.config;
+    std::size_t token = 0;
+    for (int layer = 0; layer < c.layers; ++layer) {
+      for (int head = 0; head < c.kv_heads; ++head) {
+        const auto entry = policy.entry(layer, head, c.kv_heads);
+        for (const bisup::KvFormat& format : {entry.keys, entry.values}) {
+          const bisup::KvPanel panel{format, c.head_dim};
+          token += static_cast<std::size_t>(
+              format.exact()
+                  ? panel.floats() * static_cast<int>(sizeof(float))
+                  : panel.code_bytes() + 2 * panel.parameters() + panel.zero_bytes());
+        }
+      }
+    }
+    Json fits = nullptr;
+    if (memory > 0) {
+      int low = 0, high = longest;
+      while (low < high) {
+        const int middle = high - (high - low) / 2;
+        if (static_cast<double>(bytes(middle)) <= memory * 0x1p30) {
+          low = middle;
+        } else {
+          high = middle - 1;
+        }
+      }
+      fits = low;
+    }
+    Json json = kv_json(policy);
+    json["kv_bytes_per_token"] = static_cast<double>(token) / bisup::kv_panel;
+    json["kv_allocated_bytes"] = bytes(longest);
+    json["kv_context_in_memory"] = fits;
+    return json;
+  }
 
   static Json tensor(const std::string& name, const llama::AnyLinear& linear) {
     const double weights = static_cast<double>(linear.in()) * linear.out();
@@ -195,6 +241,9 @@ struct InspectCommand {
     const auto bytes = file_bytes(common.model);
     const double file_bits =
         8.0 * static_cast<double>(bytes) / static_cast<double>(size.parameters);
+    const auto policy = kv_policy(model, kv);
+    if (!policy) return about(policy.error(), common.model);
+    const Json cached = cache(model, *policy, memory);
     const Json list = tensors(model);
     if (common.json) {
       print({{"model", common.model},
@@ -215,6 +264,13 @@ struct InspectCommand {
              {"head_dim", config.head_dim},
              {"vocab_size", config.vocab_size},
              {"max_positions", config.max_positions},
+             {"prompt_tokens", model.prompt.tokens()},
+             {"kv", cached["kv"]},
+             {"kv_sinks", cached["kv_sinks"]},
+             {"kv_recent", cached["kv_recent"]},
+             {"kv_bytes_per_token", cached["kv_bytes_per_token"]},
+             {"kv_allocated_bytes", cached["kv_allocated_bytes"]},
+             {"kv_context_in_memory", cached["kv_context_in_memory"]},
              {"verified", *is_right},
              {"tensors", list},
              {"rotates_keys", model.kv.rotate_keys},
@@ -239,12 +295,16 @@ struct InspectCommand {
     }
     fmt::print("{:.3f} bits per quantized weight; file: {}, {:.3f} bits per parameter\n",
                size.bits_per_weight(), command::size(static_cast<double>(bytes)), file_bits);
-    if (verify) fmt::print("all checksums are right\n");
-    if (model.kv.rotate_keys || model.kv.rotate_values) {
-      fmt::print("cache: {} rotated\n", !model.kv.rotate_values ? "keys"
-                                        : model.kv.rotate_keys  ? "keys and values"
-                                                                : "values");
+    fmt::print("cache: {}, {} sinks, {} recent, {:.0f} bytes a token; {} for {} positions\n",
+               cached["kv"].get<std::string>(), policy->sinks, policy->recent,
+               cached["kv_bytes_per_token"].get<double>(),
+               command::size(cached["kv_allocated_bytes"].get<double>()),
+               config.max_positions + model.prompt.tokens());
+    if (memory > 0) {
+      fmt::print("{:g} GiB hold a context of {} tokens\n", memory,
+                 cached["kv_context_in_memory"].get<int>());
     }
+    if (verify) fmt::print("all checksums are right\n");
     for (const LayerStatistics& layer : layers) print_layer(layer);
     return {};
   }
@@ -259,6 +319,9 @@ void add_inspect(CLI::App& app, Action& action) {
                      "bisup inspect small.safetensors --verify", options->common);
   sub->add_flag("--verify", options->verify,
                 "compare every tensor of an artefact with its checksum");
+  add_kv_options(*sub, options->kv);
+  sub->add_option("--memory", options->memory, "GiB: how long a context do they hold?")
+      ->check(CLI::PositiveNumber);
   auto* statistics = sub->add_flag("--statistics", options->statistics,
                                    "scales, codes, clips and transforms of every layer");
   sub->add_option("--text", options->text, "also what the linears read in this text")

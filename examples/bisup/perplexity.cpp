@@ -40,10 +40,11 @@ struct PerplexityCommand {
     if (!tokenizer) return tokenizer.error();
     const auto ids = read_ids(text, *tokenizer);
     if (!ids) return ids.error();
-    Meter meter("windows");
     const auto& model = file->model;
-    const auto result =
-        bisup::perplexity(model, *ids, windows, kv_policy(model, kv), pool, std::ref(meter));
+    const auto policy = kv_policy(model, kv);
+    if (!policy) return about(policy.error(), common.model);
+    Meter meter("windows");
+    const auto result = bisup::perplexity(model, *ids, windows, *policy, pool, std::ref(meter));
     if (!result) return about(result.error(), blamed(result.error(), text, common.model));
     if (common.json) {
       print({{"perplexity", result->perplexity()},
@@ -56,8 +57,9 @@ struct PerplexityCommand {
              {"model", common.model},
              {"scheme", model.scheme.name()},
              {"float_weights", file->weights_note},
-             {"kv_sinks", kv.sinks},
-             {"kv_recent", kv.recent},
+             {"kv", kv_name(*policy)},
+             {"kv_sinks", policy->sinks},
+             {"kv_recent", policy->recent},
              {"seconds", clock.seconds()}});
       return {};
     }

@@ -19,6 +19,7 @@
 
 #include "calibration.hpp"
 #include "command.hpp"
+#include "kv_search.hpp"
 #include "preflight.hpp"
 #include "report.hpp"
 #include "terminal.hpp"
@@ -45,6 +46,8 @@ std::size_t peak_memory() {
 struct QuantizeCommand {
   Common common;
   CalibrationOptions calibration;
+  KvOptions kv;
+  KvSearch kv_search;
   ReportOptions report;
   std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search";
   std::string streams = "f32", preset, weight_clip, moments, work;
@@ -203,11 +206,17 @@ struct QuantizeCommand {
             "is quantized by " + by.name() + " already; begin with the float model", common.model};
   }
 
-  Result<void> save(const bisup::llama::Model& model, const bisup::io::TokenizerFiles& tokenizer,
+  Result<void> save(const bisup::llama::Model& made, const bisup::io::TokenizerFiles& tokenizer,
                     const bisup::io::Provenance& provenance,
                     const std::vector<bisup::BlockReport>& blocks,
                     std::vector<bisup::TimeReport> times, bisup::ThreadPool& pool,
                     const Clock& clock) const {
+    bisup::llama::Model model = made;
+    auto policy = kv_policy(made, kv);
+    if (policy && kv_search.bits > 0)
+      policy = searched_policy(made, *policy, tokenizer, kv_search, pool);
+    if (!policy) return about(policy.error(), common.model);
+    model.kv = std::move(policy).value();
     const double ready = clock.seconds();
     if (interrupted()) return Error{Errc::interrupted, "stopped"};
     if (auto saved = bisup::io::save_artefact(output, model, tokenizer, provenance); !saved)
@@ -242,6 +251,9 @@ struct QuantizeCommand {
              {"output", output},
              {"bytes", bytes},
              {"bits_per_weight", size.bits_per_weight()},
+             {"kv", kv_name(model.kv)},
+             {"kv_sinks", model.kv.sinks},
+             {"kv_recent", model.kv.recent},
              {"parameters", size.parameters},
              {"peak_memory_bytes", memory},
              {"layers", layers},
@@ -316,6 +328,8 @@ void add_quantize(CLI::App& app, Action& action) {
   sub->add_flag("--spill", options->spill, "keep activations on the disk of --work")
       ->needs("--work");
   sub->add_flag("--dry-run", options->dry_run, "check everything, print memory and time, and stop");
+  add_kv_options(*sub, options->kv);
+  add_kv_search_options(*sub, options->kv_search);
   sub->add_flag("--explain", options->explain, "print what the method does and stop");
   sub->add_option("-o,--output", options->output, "the file to write, .safetensors");
   sub->callback([options, &action] {

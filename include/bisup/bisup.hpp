@@ -64,6 +64,7 @@
 #include <bisup/transform/smoothing.hpp>
 #include <bisup/transform/smoothing_scales.hpp>
 #include <bisup/compensate/low_rank.hpp>
+#include <bisup/cache/kv_batch.hpp>
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/cache/kv_cache_of.hpp>
 #include <bisup/cache/kv_layer.hpp>
@@ -83,12 +84,16 @@
 #include <bisup/llama/observer.hpp>
 #include <bisup/llama/rope_table.hpp>
 #include <bisup/llama/sampler.hpp>
+#include <bisup/llama/sequences.hpp>
 #include <bisup/llama/session.hpp>
+#include <bisup/llama/stored_prompt.hpp>
 #include <bisup/llama/tensor_names.hpp>
 #include <bisup/llama/weights.hpp>
 #include <bisup/evaluate/divergence.hpp>
 #include <bisup/evaluate/perplexity.hpp>
 #include <bisup/evaluate/windows.hpp>
+#include <bisup/allocate/knapsack.hpp>
+#include <bisup/allocate/kv_search.hpp>
 #include <bisup/tune/adamw.hpp>
 #include <bisup/tune/arithmetic.hpp>
 #include <bisup/tune/attention_gradient.hpp>

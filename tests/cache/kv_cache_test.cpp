@@ -254,7 +254,12 @@ TEST_CASE("a stored prompt equals appending it, and stays exact") {
   for (const int layer : {0, 1})
     prompt.set(layer, prompt_rows.keys.ref(), prompt_rows.values.ref());
   for (const bool rotate : {false, true}) {
-    const KvPolicy policy{.sinks = 2, .recent = 5, .keys = {2}, .values = {2}, .rotate_keys = rotate, .rotate_values = rotate};
+    const KvPolicy policy{.sinks = 2,
+                          .recent = 5,
+                          .keys = {2},
+                          .values = {2},
+                          .rotate_keys = rotate,
+                          .rotate_values = rotate};
     KvCache with = allocate(shape, policy, prompt);
     KvPolicy longer = policy;
     longer.sinks += 20;
@@ -277,7 +282,8 @@ TEST_CASE("a stored prompt equals appending it, and stays exact") {
 TEST_CASE("rotation changes an exact cache within rounding only") {
   const CacheShape shape{.layers = 1, .kv_heads = 1, .head_dim = 64, .capacity = 80};
   const Sequence s(shape, 1, 80);
-  KvCache plain = allocate(shape, {}), rotating = allocate(shape, {.rotate_keys = true, .rotate_values = true});
+  KvCache plain = allocate(shape, {}),
+          rotating = allocate(shape, {.rotate_keys = true, .rotate_values = true});
   Matrix<float> a(80, 64), b(80, 64);
   s.run(plain, 0, 0, 80, a.ref(), ThreadPool::shared()),
       s.run(rotating, 0, 0, 80, b.ref(), ThreadPool::shared());

@@ -22,7 +22,12 @@ TEST_CASE("a scheme's KV bits are a plain policy") {
 }
 
 TEST_CASE("what no cache can hold is refused") {
-  CHECK(check(shape, {.sinks = 4, .recent = 64, .keys = {4, 32}, .values = {2}, .rotate_keys = true, .rotate_values = true}));
+  CHECK(check(shape, {.sinks = 4,
+                      .recent = 64,
+                      .keys = {4, 32},
+                      .values = {2},
+                      .rotate_keys = true,
+                      .rotate_values = true}));
   for (const KvPolicy& policy :
        {KvPolicy{.sinks = -1}, KvPolicy{.recent = -1}, KvPolicy{.keys = {5}},
         KvPolicy{.values = {0}}, KvPolicy{.keys = {4, 20}}, KvPolicy{.keys = {4, 128}},
@@ -63,7 +68,8 @@ TEST_CASE("rotation needs a power of two") {
   odd.head_dim = 96;
   CHECK(check(odd, {}));
   REQUIRE_FALSE(check(odd, {.rotate_keys = true, .rotate_values = true}));
-  CHECK(check(odd, {.rotate_keys = true, .rotate_values = true}).error().describe().find("96") != std::string::npos);
+  CHECK(check(odd, {.rotate_keys = true, .rotate_values = true}).error().describe().find("96") !=
+        std::string::npos);
 }
 
 TEST_CASE("the law as limits says what it says of pairs") {

@@ -49,17 +49,18 @@ TEST_CASE("allocated bytes are the allocator's, staging included") {
   for (const KvPolicy& policy :
        {KvPolicy{}, KvPolicy{.keys = {4}, .values = {4}},
         KvPolicy{.sinks = 4,
-                 .recent = 30,
-                 .keys = {3},
-                 .values = {2, 32},
-                 .rotate_keys = true,
-                 .rotate_values = true,
-                 .center_keys = true},
+        .recent = 30,
+        .keys = {3},
+        .values = {2, 32},
+        .rotate_keys = true,
+        .rotate_values = true,
+        .center_keys = true},
         KvPolicy{.sinks = 300, .recent = 300, .keys = {8}, .values = {16}}}) {
     const std::size_t before = aligned_bytes;
     auto cache = KvCache::allocate(shape, policy);
     REQUIRE(cache);
     CHECK(cache->allocated_bytes() == aligned_bytes - before);
+    CHECK(cache->allocated_bytes() == KvPool::bytes_for(shape, policy, 0));
     const std::size_t empty = cache->allocated_bytes();
     Random random(2);
     const auto rows = random_matrix(random, 150, 128);
@@ -106,8 +107,8 @@ TEST_CASE("32 sequences that share a prompt of 512 tokens cost one prompt") {
 
 TEST_CASE("a pool that is used up says so before anything is appended") {
   const CacheShape small{.layers = 2, .kv_heads = 1, .head_dim = 32, .capacity = 400};
-  auto a = KvCache::allocate(small, {.keys = {4}, .values = {4}}, {},
-                             {.sequences = 2, .tokens = 96});
+  auto a =
+      KvCache::allocate(small, {.keys = {4}, .values = {4}}, {}, {.sequences = 2, .tokens = 96});
   REQUIRE(a);
   auto b = a->fork();
   REQUIRE(b);

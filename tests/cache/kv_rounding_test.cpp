@@ -60,7 +60,7 @@ TEST_CASE("a fitted scale errs less than one from the extremes, in few bits much
   CHECK(errors_of(KvFormat{2, 0}.format(), true, false).square > 0.08);
 }
 
-TEST_CASE("lengthened keys have no bias along themselves") {
+TEST_CASE("what is lengthened has no bias along itself") {
   for (const int bits : {2, 3, 4}) {
     const Format format = KvFormat{bits, 0}.format();
     // A scale in f16 is off by 2^-11 at most.

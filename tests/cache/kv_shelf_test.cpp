@@ -1,7 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
-// 100,000 random operations on sequences that share pages, each sequence beside a plain cache of its
-// own that shares nothing.
+// 100,000 random operations on sequences that share pages, each sequence beside a plain cache of
+// its own that shares nothing.
 #include <bisup/cache/kv_shelf.hpp>
 #include <vector>
 
@@ -98,7 +98,8 @@ class Operations {
   void find() {
     if (kept_.empty()) return;
     // Some kept sequence up to somewhere, and then something new.
-    std::vector<int> ids = kept_[static_cast<std::size_t>(below(static_cast<int>(kept_.size())))].ids;
+    std::vector<int> ids =
+        kept_[static_cast<std::size_t>(below(static_cast<int>(kept_.size())))].ids;
     ids.resize(static_cast<std::size_t>(below(static_cast<int>(ids.size()) + 1)));
     ids.push_back(++next_id_);
     Remembered* best = nullptr;
@@ -152,9 +153,9 @@ class Operations {
     ++checked_;
   }
   void forget_oldest() {
-    kept_.erase(std::min_element(
-        kept_.begin(), kept_.end(),
-        [](const Remembered& a, const Remembered& b) { return a.used < b.used; }));
+    kept_.erase(
+        std::min_element(kept_.begin(), kept_.end(),
+                         [](const Remembered& a, const Remembered& b) { return a.used < b.used; }));
   }
 
   Random random_;

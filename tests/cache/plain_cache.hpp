@@ -56,7 +56,8 @@ struct PlainSide {
     }
   }
 
-  static GroupParameters best(const Format& format, std::span<const float> x, Clip clip, bool fits) {
+  static GroupParameters best(const Format& format, std::span<const float> x, Clip clip,
+                              bool fits) {
     GroupParameters chosen = fit(format, x, clip);
     if (!fits) return chosen;
     float least = error(format, x, chosen).error;
@@ -100,7 +101,7 @@ struct PlainSide {
           encode_group(format.format(), x, p, codes);
           float scale = p.scale;
           const RoundingSums sums = error(format.format(), x, p);
-          if (keys && policy.fit_scales && sums.product > 0) {
+          if (policy.fit_scales && sums.product > 0) {
             scale = stored_scale(format.format(),
                                  scale * std::clamp(sums.square / sums.product, 1.0f, 2.0f));
           }
@@ -207,8 +208,9 @@ class PlainCache {
       // A centered key is rounded once more here, which the magnitude of its score holds.
       const double n = query - first + 1, u = 0x1p-24;
       const double in_weight = (dim + 6) * u * magnitude + 8 * u + (n / 64 + 2) * 6 * u;
-      const double bound = value_magnitude * (2 * in_weight + 2 * n * u +
-                                              (policy_.rotate_values ? 16 * std::sqrt(dim) * u : 0));
+      const double bound =
+          value_magnitude *
+          (2 * in_weight + 2 * n * u + (policy_.rotate_values ? 16 * std::sqrt(dim) * u : 0));
       for (int d = 0; d < dim; ++d) {
         const double error =
             std::abs(result[static_cast<std::size_t>(d)] - out(row, head * dim + d));

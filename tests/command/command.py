@@ -283,6 +283,61 @@ def test_statistics():
     refuse(1, ["too short"], "inspect", TINY, "--statistics", "--text", "-")
 
 
+def test_cache():
+    """What the cache's options say, and what they refuse."""
+    ppl = lambda *options, model=TINY: ask("perplexity", model, *SMALL, *options)
+    plain = ppl()
+    check(plain["kv"] == "float" and plain["kv_sinks"] == plain["kv_recent"] == 0, plain)
+    four = ppl("--kv", "4")
+    check(four["kv"] == "KV4" and four["nll"] != plain["nll"], four)
+    check(ppl("--kv", "4", "--kv-recent", "64")["nll"] == plain["nll"], "a window as long as the text")
+    check(ppl("--kv-keys", "8", "--kv-values", "2")["kv"] == "K8V2", "keys and values apart")
+    fitted = ppl("--kv", "2", "--kv-rotate", "--kv-fit", "--kv-recent", "16")
+    check(fitted["kv"] == "KV2 rotated fitted centered", fitted)
+    check(abs(fitted["nll"] - plain["nll"]) < abs(ppl("--kv", "2")["nll"] - plain["nll"]), "it helps")
+    with tempfile.TemporaryDirectory() as folder:
+        small, _ = artefact(folder)
+        stored = ppl(model=small)
+        check(stored["kv"] == "KV4", "the artefact says it")
+        check(ppl("--kv", "16", model=small)["kv"] == "float", "and is told otherwise")
+        said = ask("generate", small, "--prompt", "Once", "-n", "4")
+        check(said["kv_sinks"] == 4 and said["kv_recent"] == 64, said)
+        check(ask("generate", small, "--prompt", "Once", "-n", "4", "--kv-recent", "0")["kv_recent"] == 0, "told")
+        table = os.path.join(folder, "table.json")
+        entries = ask("inspect", TINY)
+        entries = entries["layers"] * entries["kv_heads"]
+        with open(table, "w", encoding="utf-8") as file:
+            json.dump({"recent": 3, "table": [{"keys": {"bits": 4}, "values": {"bits": 2}}] * entries}, file)
+        with_table = ppl("--kv-table", table)
+        check(with_table["kv"] == "K4V2" and with_table["kv_recent"] == 3, with_table)
+        check(with_table["nll"] == ppl("--kv-keys", "4", "--kv-values", "2", "--kv-recent", "3")["nll"], "the same")
+        with open(table, "w", encoding="utf-8") as file:
+            json.dump({"table": [{"keys": {"bits": 8}}] + [{"keys": {"bits": 2}, "values": {"bits": 2}}] * (entries - 1)}, file)
+        check(ppl("--kv-table", table)["kv"].startswith("table "), "layers that differ")
+        with open(table, "w", encoding="utf-8") as file:
+            json.dump({"table": [{"keys": {"bits": 4}}]}, file)
+        refuse(2, ["table of 1 entries"], "perplexity", TINY, *SMALL, "--kv-table", table)
+        with open(table, "w", encoding="utf-8") as file:
+            file.write("{")
+        refuse(1, [table], "perplexity", TINY, *SMALL, "--kv-table", table)
+        seen = ask("inspect", small, "--memory", "0.001")
+        check(0 < seen["kv_context_in_memory"] < 1024 * 1024, seen)
+        check(ask("inspect", small, "--kv", "16")["kv_bytes_per_token"] > 6 * seen["kv_bytes_per_token"], seen)
+        searched = os.path.join(folder, "searched.safetensors")
+        found = ask("quantize", TINY, "--scheme", "W8A16KV3", "--kv-search", "3", "--kv-search-text", TEXT,
+                    "--kv-search-context", "64", "--kv-search-windows", "1", "--kv-recent", "4", "-o", searched)
+        check(found["kv"].startswith("table ") and found["kv_recent"] == 4, found)
+        check(float(found["kv"].split()[1]) <= 3, found)
+        check(ppl(model=searched)["kv"] == found["kv"], "the artefact carries the table")
+        refuse(2, ["--kv-search-text"], "quantize", TINY, "--scheme", "W8A16KV3", "--kv-search", "3", "-o", searched)
+    for wrong in (["--kv", "5"], ["--kv", "4", "--kv-keys", "4"], ["--kv-table", "x", "--kv", "4"], ["--kv-rotate"],
+                  ["--kv-fit"], ["--kv", "4", "--kv-sinks", "-1"], ["--kv", "4", "--kv-group", "48"]):
+        refuse(2, [], "perplexity", TINY, *SMALL, *wrong)
+    rolled = ask("generate", TINY, "--prompt", "Once upon a time", "-n", "40", "--context", "16", "--roll")
+    check(len(rolled["tokens"]) == 40 or rolled["finish"] == "eos", rolled)
+    check(len(ask("generate", TINY, "--prompt", "Once upon a time", "-n", "40", "--context", "16")["tokens"]) < 16, "full")
+
+
 def test_usage():
     for arguments in (["frobnicate"], [], ["perplexity"], ["quantize", TINY, "-o", "x"],
                       ["perplexity", TINY, "--windows", "-1"], ["perplexity", TINY, "--frob"],

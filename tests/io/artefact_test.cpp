@@ -152,11 +152,17 @@ TEST_CASE("the cache's policy and the stored prompt come back, and sessions use 
   CHECK(model->kv == KvPolicy::of(model->scheme));
   const std::vector<float> plain = logits_of(*model);
   const llama::Config& c = model->config;
-  KvPolicy policy{.sinks = 2, .recent = 3, .rotate_keys = true, .key_clip = {0.9f, 0.8f}};
+  KvPolicy policy{.sinks = 2,
+                  .recent = 16,
+                  .rotate_keys = true,
+                  .key_clip = {0.9f, 0.8f},
+                  .fit_scales = true,
+                  .center_keys = true};
   CHECK(io::read_kv_policy(io::describe(policy), "").value() == policy);
   policy.table.assign(static_cast<std::size_t>(c.layers * c.kv_heads),
                       {.keys = {4}, .values = {2}, .value_clip = {1, 0.5f}});
   policy.table[1] = {};
+  policy.table[2].keys = {.bits = 3, .zero = Zero::symmetric, .channels = true};
   for (const DType type : {DType::f16, DType::f32}) {
     model->kv = policy;
     const auto stored = with_prompt(*model, type);

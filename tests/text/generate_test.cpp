@@ -78,6 +78,24 @@ TEST_CASE("an answer is what one forward after another says, and ends at its len
   }
 }
 
+TEST_CASE("a session that rolls goes on as one that begins with what was kept") {
+  Fixture fixture;
+  const auto result = fixture.run({.tokens = 40, .rolls = true, .sinks = 2}, 12);
+  REQUIRE(result.ids.size() == 40);
+  REQUIRE(fixture.run({.tokens = 40}, 12).ids.size() == 10);  // 9 that fit, and one to show
+  // Every token is what a session says that has read what is still remembered.
+  std::vector<int> known = {1, 2, 3};
+  for (const int id : result.ids) {
+    auto session = llama::Session::make(fixture.model, 64, {});
+    const auto logits = session->next_logits(known);
+    REQUIRE(id == std::max_element(logits.begin(), logits.end()) - logits.begin());
+    if (known.size() == 12) known.erase(known.begin() + 2, known.end() - 5);
+    known.push_back(id);
+  }
+  auto session = llama::Session::make(fixture.model, 3, {});
+  REQUIRE_THROWS_AS(session->roll(2), ContractViolation);
+}
+
 TEST_CASE("an answer ends at an end token, a stop string, a full cache or the user's wish") {
   Fixture fixture;
   const auto free = fixture.run({.tokens = 8});

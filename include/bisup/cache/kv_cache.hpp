@@ -8,8 +8,8 @@
 // leaves the window.
 //
 // A cache is one sequence. fork() makes another that shares its pages until one of them writes:
-// each keeps what it had. truncate() cannot bring exact forms back: a token that had left the window
-// before stays packed.
+// each keeps what it had. truncate() cannot bring exact forms back: a token that had left the
+// window before stays packed.
 
 #include <algorithm>
 #include <array>
@@ -35,8 +35,8 @@ class KvCache {
  public:
   // All memory but the staging of long chunks is allocated here, for `size` sequences: this one and
   // its forks. The cache begins with the prompt.
-  static Result<KvCache> allocate(CacheShape shape, KvPolicy policy,
-                                  const PromptCache& prompt = {}, KvPoolSize size = {}) {
+  static Result<KvCache> allocate(CacheShape shape, KvPolicy policy, const PromptCache& prompt = {},
+                                  KvPoolSize size = {}) {
     if (auto checked = check(shape, policy); !checked) return checked.error();
     if (size.sequences < 1 || size.tokens < 0)
       return Error{Errc::out_of_range, "key-value cache: a pool for no sequence"};
@@ -85,33 +85,61 @@ class KvCache {
     return KvCache(*this, 0);
   }
 
-  [[nodiscard]] const CacheShape& shape() const noexcept { return pool_->shape(); }
-  [[nodiscard]] const KvPolicy& policy() const noexcept { return pool_->policy(); }
-  [[nodiscard]] const KvPool& pool() const noexcept { return *pool_; }
-  [[nodiscard]] int prompt_tokens() const noexcept { return pool_->prompt_tokens(); }
+  [[nodiscard]] const CacheShape& shape() const noexcept {
+    return pool_->shape();
+  }
+  [[nodiscard]] const KvPolicy& policy() const noexcept {
+    return pool_->policy();
+  }
+  [[nodiscard]] const KvPool& pool() const noexcept {
+    return *pool_;
+  }
+  [[nodiscard]] int prompt_tokens() const noexcept {
+    return pool_->prompt_tokens();
+  }
   // Tokens that every layer holds, the prompt included: the position of the next one.
-  [[nodiscard]] int size() const noexcept { return layers_.back().size(); }
-  [[nodiscard]] int size(int layer) const { return at(layer).size(); }
-  [[nodiscard]] int capacity() const noexcept { return shape().capacity; }
+  [[nodiscard]] int size() const noexcept {
+    return layers_.back().size();
+  }
+  [[nodiscard]] int size(int layer) const {
+    return at(layer).size();
+  }
+  [[nodiscard]] int capacity() const noexcept {
+    return shape().capacity;
+  }
 
   // Whether `tokens` more can be appended; a full cache is the world's error, appending to it the
   // caller's.
   [[nodiscard]] Result<void> room(int tokens) const {
     if (tokens > capacity() - size()) {
-      return Error{Errc::cache_full,
-                   std::to_string(size()) + " of " + std::to_string(capacity()) +
-                       " tokens are taken, no room for " + std::to_string(tokens) + " more"};
+      return Error{Errc::cache_full, std::to_string(size()) + " of " + std::to_string(capacity()) +
+                                         " tokens are taken, no room for " +
+                                         std::to_string(tokens) + " more"};
     }
     for (int layer = 0; layer < shape().layers; ++layer) {
       const int pages = at(layer).pages_for(layer, tokens, *pool_),
                 free = pool_->layer(layer).stored.available();
       if (pages > free) {
-        return Error{Errc::cache_full, "the pool has " + std::to_string(free) +
-                                           " pages left, " + std::to_string(tokens) +
-                                           " tokens more need " + std::to_string(pages)};
+        return Error{Errc::cache_full, "the pool has " + std::to_string(free) + " pages left, " +
+                                           std::to_string(tokens) + " tokens more need " +
+                                           std::to_string(pages)};
       }
     }
     return {};
+  }
+
+  // Stored pages of the fullest layer that `tokens` more take, and those that are left.
+  [[nodiscard]] int pages(int tokens) const {
+    int most = 0;
+    for (int layer = 0; layer < shape().layers; ++layer)
+      most = std::max(most, at(layer).pages_for(layer, tokens, *pool_));
+    return most;
+  }
+  [[nodiscard]] int free_pages() const {
+    int least = pool_->layer(0).stored.available();
+    for (int layer = 1; layer < shape().layers; ++layer)
+      least = std::min(least, pool_->layer(layer).stored.available());
+    return least;
   }
 
   // Keys (after RoPE) and values of the next tokens, [tokens, kv_heads * head_dim].
@@ -145,9 +173,8 @@ class KvCache {
     const KvLaw law = this->law(layer);
     BISUP_EXPECTS(l.exact_from(layer, *pool_, staging_) <=
                   std::max(law.first_recent(first_query), law.exact_below));
-    const float scale = shape().scale > 0
-                            ? shape().scale
-                            : 1.0f / std::sqrt(static_cast<float>(shape().head_dim));
+    const float scale =
+        shape().scale > 0 ? shape().scale : 1.0f / std::sqrt(static_cast<float>(shape().head_dim));
     AttendRequest r{.head_dim = shape().head_dim,
                     .scale = scale,
                     .rotate_keys = policy().rotate_keys,
@@ -179,8 +206,8 @@ class KvCache {
     staging_.layer = -1;
   }
 
-  // Bytes that size() tokens need, and bytes taken from the allocator by the pool and this sequence.
-  // pool() says what all its sequences use together, shared pages once.
+  // Bytes that size() tokens need, and bytes taken from the allocator by the pool and this
+  // sequence. pool() says what all its sequences use together, shared pages once.
   [[nodiscard]] std::size_t used_bytes() const noexcept {
     std::size_t bytes = 0;
     for (int layer = 0; layer < shape().layers; ++layer)

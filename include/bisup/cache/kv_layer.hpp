@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What does one sequence remember in one layer? Its pages by panel, which tokens are packed already,
-// and a staging area for chunks that are longer than the window. kv_cache.hpp is all layers
-// together; kv_rounding.hpp makes the codes.
+// What does one sequence remember in one layer? Its pages by panel, which tokens are packed
+// already, and a staging area for chunks that are longer than the window. kv_cache.hpp is all
+// layers together; kv_rounding.hpp makes the codes.
 
 #include <algorithm>
 #include <array>
@@ -83,7 +83,7 @@ class KvLayer {
     forgotten_ = packed_end_;
     written_ = std::max(std::min(written_, tokens), pool.exact_below());
     drop_from(panels_of(tokens), exact_, pages.exact);
-    const int stored = pages.floats ? panels_of(tokens)
+    const int stored = pages.floats                     ? panels_of(tokens)
                        : written_ == pool.exact_below() ? 0
                                                         : panels_of(written_);
     drop_from(stored, stored_, pages.stored);
@@ -127,8 +127,9 @@ class KvLayer {
       v.staged = staging.floats.data() + staging.at(side, head, pool.shape().kv_heads, plane.panel);
       v.staged_first = staging.first;
     }
-    v.center = side == KvSide::keys && center_.size() > 0 ? center_.data() + head * plane.panel.dim()
-                                                          : no_center;
+    v.center = side == KvSide::keys && center_.size() > 0
+                   ? center_.data() + head * plane.panel.dim()
+                   : no_center;
     if (plane.panel.format.zero == Zero::symmetric)
       v.same_zeros = symmetric_zeros(plane.panel.format.bits);
     return v;
@@ -165,15 +166,14 @@ class KvLayer {
         const auto n = [](int count) { return static_cast<std::size_t>(count); };
         bytes += n(exact ? size_ : size_ - rounded) * n(panel.dim()) * sizeof(float);
         if (exact) continue;
-        const std::size_t parameters =
-            sizeof(Half) + (panel.format.zero == Zero::affine ? 1 : 0);
+        const std::size_t parameters = sizeof(Half) + (panel.format.zero == Zero::affine ? 1 : 0);
         bytes += n(rounded) * n(panel.token_bytes());
-        bytes += parameters * (panel.format.channels
-                                   ? n(rounded == 0 ? 0
-                                                    : panels_of(packed_end_) -
-                                                          pool.exact_below() / kv_panel) *
-                                         n(panel.dim())
-                                   : n(rounded) * n(panel.groups()));
+        bytes +=
+            parameters *
+            (panel.format.channels
+                 ? n(rounded == 0 ? 0 : panels_of(packed_end_) - pool.exact_below() / kv_panel) *
+                       n(panel.dim())
+                 : n(rounded) * n(panel.groups()));
       }
     }
     return bytes;
@@ -219,7 +219,8 @@ class KvLayer {
     }
   }
 
-  static void write_row(KvSide side, const KvPanel& panel, const float* row, int lane, float* into) {
+  static void write_row(KvSide side, const KvPanel& panel, const float* row, int lane,
+                        float* into) {
     if (side == KvSide::keys) {
       for (int d = 0; d < panel.head_dim; ++d) into[d * kv_panel + lane] = row[d];
     } else {
@@ -331,7 +332,7 @@ class KvLayer {
         }
         if (format.channels && from < last) {
           writer.channels(std::as_const(rows).ref(), from - panel * kv_panel, kv_panel,
-                            from > begin, codes.ref());
+                          from > begin, codes.ref());
         }
       });
       written = std::max(written, has_channels(pages) ? end : to);

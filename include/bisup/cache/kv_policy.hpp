@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How exactly is the past remembered? A KvPolicy says which tokens stay exact and how the others
-// are rounded, by layer and head if need be; CacheShape says of what model. Next: cache/kv_cache.hpp
-// keeps the promise.
+// are rounded, by layer and head if need be; CacheShape says of what model. Next:
+// cache/kv_cache.hpp keeps the promise.
 
 #include <algorithm>
 #include <string>
@@ -45,8 +45,8 @@ struct KvPolicy {
   bool rotate_keys = false;    // Hadamard on keys and queries; a head_dim of 2^n
   bool rotate_values = false;  // on values, and back on what attention gives
   Clip key_clip{}, value_clip{};
-  // Scales by least squares among shares of the clipped range; keys' then such that their scores
-  // have no bias (cache/kv_rounding.hpp).
+  // Scales by least squares among shares of the clipped range, then such that nothing shrinks
+  // (cache/kv_rounding.hpp).
   bool fit_scales = false;
   // Keys are rounded without the mean of the window in which rounding begins; scores get it back.
   bool center_keys = false;
@@ -88,14 +88,14 @@ struct KvPolicy {
   }
   const auto share = [](float c) { return c > 0 && c <= 1; };
   for (std::size_t i = 0; i < std::max<std::size_t>(policy.table.size(), 1); ++i) {
-    const KvEntry entry =
-        policy.entry(static_cast<int>(i) / shape.kv_heads, static_cast<int>(i) % shape.kv_heads,
-                     shape.kv_heads);
+    const KvEntry entry = policy.entry(static_cast<int>(i) / shape.kv_heads,
+                                       static_cast<int>(i) % shape.kv_heads, shape.kv_heads);
     for (const KvFormat& format : {entry.keys, entry.values}) {
       if (!format.valid())
-        return refuse(std::to_string(format.bits) + " bits, group " + std::to_string(format.group) +
-                      ": bits are 2, 3, 4, 8 or 16, a group a multiple of 32 or 0 (scales by channel have "
-                          "none)");
+        return refuse(
+            std::to_string(format.bits) + " bits, group " + std::to_string(format.group) +
+            ": bits are 2, 3, 4, 8 or 16, a group a multiple of 32 or 0 (scales by channel have "
+            "none)");
       if (format.group > shape.head_dim)
         return refuse("a group longer than head_dim " + std::to_string(shape.head_dim));
     }
@@ -112,7 +112,8 @@ struct KvPolicy {
     return refuse("centered keys need a window of " + std::to_string(shortest_window) +
                   " recent tokens to take the mean of");
   }
-  if ((policy.rotate_keys || policy.rotate_values) && (shape.head_dim & (shape.head_dim - 1)) != 0) {
+  if ((policy.rotate_keys || policy.rotate_values) &&
+      (shape.head_dim & (shape.head_dim - 1)) != 0) {
     return refuse("rotation needs a head_dim that is a power of two, not " +
                   std::to_string(shape.head_dim));
   }

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // From what memory do caches live? A KvPool has pages of one 16-token panel of one layer, and says
-// where every head's keys and values lie in them: exact pages hold floats (prompt, sinks, window) of
-// what is rounded later, stored pages the codes, and floats of what never is. Each layer has pages
-// of its own size.
+// where every head's keys and values lie in them: exact pages hold floats (prompt, sinks, window)
+// of what is rounded later, stored pages the codes, and floats of what never is. Each layer has
+// pages of its own size.
 
 #include <algorithm>
 #include <cstdint>
@@ -45,35 +45,20 @@ struct KvLayerPages {
   }
 };
 
-[[nodiscard]] constexpr int panels_of(int tokens) { return (tokens + kv_panel - 1) / kv_panel; }
+[[nodiscard]] constexpr int panels_of(int tokens) {
+  return (tokens + kv_panel - 1) / kv_panel;
+}
 
 class KvPool {
  public:
-  // exact_below: tokens of the stored prompt and the sinks. Throws std::bad_alloc.
+  // prompt: tokens of the stored one. Throws std::bad_alloc.
   KvPool(const CacheShape& shape, const KvPolicy& policy, int prompt, KvPoolSize size)
-      : shape_(shape),
-        policy_(policy),
-        prompt_(prompt),
-        exact_below_(std::min(prompt + std::min(policy.sinks, shape.capacity), shape.capacity)),
-        window_(std::min(policy.recent, shape.capacity)),
-        sequences_(size.sequences) {
-    // Any window_ consecutive tokens touch at most so many panels.
-    window_panels_ = window_ == 0 ? 0 : std::min((window_ + 14) / kv_panel + 1, all_panels());
-    // Whole panels of the prompt are written once and then shared.
-    const int whole = prompt / kv_panel,
-              own = std::min(panels_of(exact_below_) + window_panels_, all_panels()) - whole;
-    for (int layer = 0; layer < shape.layers; ++layer) {
-      KvLayerPages pages = describe(layer);
-      const int last = pages.floats ? shape.capacity : shape.capacity - window_;
-      const int each = std::max(panels_of(last) - pages.stored_first, 0);
-      const int shared = pages.floats ? whole : 0;
-      int stored = size.sequences * (each - shared) + shared;
-      if (size.tokens > 0)
-        stored = std::min(stored, panels_of(size.tokens) + size.sequences + shared);
-      if (pages.rounds) pages.exact = KvPages(whole + size.sequences * own, exact_bytes_);
-      pages.stored = KvPages(stored, stored_bytes_);
-      layers_.push_back(std::move(pages));
-    }
+      : KvPool(shape, policy, prompt, size, true) {}
+
+  // What such a pool takes from the allocator. Precondition: check(shape, policy).
+  [[nodiscard]] static std::size_t bytes_for(const CacheShape& shape, const KvPolicy& policy,
+                                             int prompt, KvPoolSize size = {}) {
+    return KvPool(shape, policy, prompt, size, false).planned_;
   }
 
   [[nodiscard]] const CacheShape& shape() const noexcept { return shape_; }
@@ -113,6 +98,36 @@ class KvPool {
   }
 
  private:
+  KvPool(const CacheShape& shape, const KvPolicy& policy, int prompt, KvPoolSize size,
+         bool allocate)
+      : shape_(shape),
+        policy_(policy),
+        prompt_(prompt),
+        exact_below_(std::min(prompt + std::min(policy.sinks, shape.capacity), shape.capacity)),
+        window_(std::min(policy.recent, shape.capacity)),
+        sequences_(size.sequences) {
+    // Any window_ consecutive tokens touch at most so many panels.
+    window_panels_ = window_ == 0 ? 0 : std::min((window_ + 14) / kv_panel + 1, all_panels());
+    // Whole panels of the prompt are written once and then shared.
+    const int whole = prompt / kv_panel,
+              own = std::min(panels_of(exact_below_) + window_panels_, all_panels()) - whole;
+    for (int layer = 0; layer < shape.layers; ++layer) {
+      KvLayerPages pages = describe(layer);
+      const int last = pages.floats ? shape.capacity : shape.capacity - window_;
+      const int each = std::max(panels_of(last) - pages.stored_first, 0);
+      const int shared = pages.floats ? whole : 0;
+      int stored = size.sequences * (each - shared) + shared;
+      if (size.tokens > 0)
+        stored = std::min(stored, panels_of(size.tokens) + size.sequences + shared);
+      const int exact = pages.rounds ? whole + size.sequences * own : 0;
+      planned_ += static_cast<std::size_t>(exact) * exact_bytes_ +
+                  static_cast<std::size_t>(stored) * stored_bytes_;
+      if (allocate && exact > 0) pages.exact = KvPages(exact, exact_bytes_);
+      if (allocate) pages.stored = KvPages(stored, stored_bytes_);
+      layers_.push_back(std::move(pages));
+    }
+  }
+
   static std::size_t lines(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
   [[nodiscard]] int all_panels() const { return panels_of(shape_.capacity); }
 
@@ -167,6 +182,7 @@ class KvPool {
   int prompt_ = 0, exact_below_ = 0, window_ = 0, window_panels_ = 0;
   int living_ = 0, sequences_ = 1;
   std::vector<KvLayerPages> layers_;
+  std::size_t planned_ = 0;
   std::size_t exact_bytes_ = 0, stored_bytes_ = 0;  // of the layer that is being described
 };
 

@@ -5,8 +5,9 @@
 // extremes, or the best of some shares of them, then codes into the page.
 //
 // A fitted scale has the least squared error of its candidates. That shrinks what it rounds: the
-// sum of x y falls below that of x^2, and scores of keys, and with them the weights of attention,
-// drift together. So keys' scales are lengthened by sum x^2 / sum x y, which leaves no bias.
+// sum of x y falls below that of x^2. Noise averages out over many tokens and a shrinkage does not:
+// scores drift together, and so does the mean of values. So the scale that codes are read with is
+// lengthened by sum x^2 / sum x y, which leaves no bias.
 
 #include <algorithm>
 #include <span>
@@ -41,8 +42,8 @@ inline constexpr int fit_candidates = 13;
   const Extremes e = kernels.extremes(x.data(), count);
   GroupParameters best = parameters_for(format, e.low, e.high, clip);
   if (!fit) return best;
-  float least = kernels.rounding_sums(x.data(), count, best.scale,
-                                      detail::rounding_of(format, best)).error;
+  float least =
+      kernels.rounding_sums(x.data(), count, best.scale, detail::rounding_of(format, best)).error;
   for (int i = 1; i < fit_candidates; ++i) {
     const float share = 1.0f - 0.05f * static_cast<float>(i);
     const GroupParameters p =
@@ -54,11 +55,10 @@ inline constexpr int fit_candidates = 13;
   return best;
 }
 
-// The scale that codes made with `p` are read with: lengthened, at most twice, if they are keys of a
-// fitted policy.
+// The scale that codes made with `p` are read with: of a fitted one lengthened, at most twice.
 [[nodiscard]] inline float reading_scale(const Format& format, std::span<const float> x,
-                                         const GroupParameters& p, bool lengthen) {
-  if (!lengthen) return p.scale;
+                                         const GroupParameters& p, bool fit) {
+  if (!fit) return p.scale;
   const RoundingSums sums = attention_kernels().rounding_sums(
       x.data(), static_cast<int>(x.size()), p.scale, detail::rounding_of(format, p));
   if (!(sums.product > 0)) return p.scale;
@@ -87,9 +87,9 @@ class KvPanelWriter {
       const GroupParameters p = rounding_parameters(format_, x, plane_.clip, fit_);
       attention_kernels().round_group(x.data(), static_cast<int>(x.size()),
                                       detail::rounding_of(format_, p), codes.data() + begin);
-      std::fill(codes.begin() + begin + static_cast<std::ptrdiff_t>(x.size()),
-                codes.begin() + end, static_cast<std::uint8_t>(p.zero));
-      keep(g * kv_panel + lane, reading_scale(format_, x, p, fit_ && is_key_), p.zero);
+      std::fill(codes.begin() + begin + static_cast<std::ptrdiff_t>(x.size()), codes.begin() + end,
+                static_cast<std::uint8_t>(p.zero));
+      keep(g * kv_panel + lane, reading_scale(format_, x, p, fit_), p.zero);
     }
     store(codes, lane);
   }
@@ -103,7 +103,8 @@ class KvPanelWriter {
     for (int d = 0; d < panel_.dim(); ++d) {
       for (int t = first; t < last; ++t)
         x[static_cast<std::size_t>(t)] = d < panel_.head_dim ? rows(t, d) : 0.0f;
-      const std::span<const float> channel(x.data() + first, static_cast<std::size_t>(last - first));
+      const std::span<const float> channel(x.data() + first,
+                                           static_cast<std::size_t>(last - first));
       GroupParameters p;
       if (keeps_scales) {
         p = {to_float(scales_[d]), format_.affine() ? zeros_[d] : -format_.lowest()};
@@ -111,8 +112,8 @@ class KvPanelWriter {
         p = rounding_parameters(format_, channel, plane_.clip, fit_);
         keep(d, p.scale, p.zero);
       }
-      attention_kernels().round_group(channel.data(), last - first,
-                                      detail::rounding_of(format_, p), column.data());
+      attention_kernels().round_group(channel.data(), last - first, detail::rounding_of(format_, p),
+                                      column.data());
       for (int t = first; t < last; ++t) codes(t, d) = column[static_cast<std::size_t>(t - first)];
     }
     for (int t = first; t < last; ++t) store(codes.row(t), t);

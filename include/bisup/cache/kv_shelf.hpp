@@ -1,8 +1,8 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What can a new request take over from old ones? A KvShelf keeps sequences that are done for now; a
-// request starts from the one with which it has most in common, sharing its pages. What was used
+// What can a new request take over from old ones? A KvShelf keeps sequences that are done for now;
+// a request starts from the one with which it has most in common, sharing its pages. What was used
 // least recently goes first when there is no room.
 //
 // A request that begins with all of a kept sequence continues it as if it had never been put away.

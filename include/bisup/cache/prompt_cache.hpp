@@ -33,8 +33,8 @@ class PromptCache {
     BISUP_EXPECTS(layers > 0 && kv_heads > 0 && head_dim > 0 && type != DType::bf16);
     const auto count =
         static_cast<std::size_t>(2 * layers) * ids_.size() * static_cast<std::size_t>(width());
-    data_ = std::make_shared<AlignedBuffer<std::byte>>(
-        count * static_cast<std::size_t>(bytes_of(type)));
+    data_ = std::make_shared<AlignedBuffer<std::byte>>(count *
+                                                       static_cast<std::size_t>(bytes_of(type)));
   }
 
   [[nodiscard]] bool empty() const noexcept { return ids_.empty(); }
@@ -65,7 +65,9 @@ class PromptCache {
     return static_cast<std::size_t>(2 * layer + which) * ids_.size() *
            static_cast<std::size_t>(width()) * static_cast<std::size_t>(bytes_of(type_));
   }
-  [[nodiscard]] std::byte* data(int layer, int which) { return data_->data() + place(layer, which); }
+  [[nodiscard]] std::byte* data(int layer, int which) {
+    return data_->data() + place(layer, which);
+  }
   [[nodiscard]] const std::byte* data(int layer, int which) const {
     return data_->data() + place(layer, which);
   }

@@ -88,6 +88,7 @@ inline Result<llama::Model> random_model(const llama::Config& config, const Sche
   detail::RandomWeights random{seed, pool};
   llama::Model model;
   model.config = config, model.scheme = scheme;
+  model.kv = KvPolicy::of(scheme);
   const auto ones = [](int count) {
     return std::vector<float>(static_cast<std::size_t>(count), 1.0f);
   };

@@ -19,6 +19,8 @@ namespace detail {
 [[nodiscard]] inline Json describe_kv_side(const KvFormat& format, const Clip& clip) {
   Json side = {{"bits", format.bits}};
   if (format.group != 0) side["group"] = format.group;
+  if (format.zero == Zero::symmetric) side["symmetric"] = true;
+  if (format.channels) side["channels"] = true;
   if (clip != Clip{}) side["clip"] = {clip.high, clip.low};
   return side;
 }
@@ -33,6 +35,8 @@ inline Result<void> read_kv_side(const Json& entry, const char* key, const std::
   if (!found->is_object()) return refuse("is no object");
   JsonFields fields(*found, where);
   format.bits = fields.integer("bits", 16), format.group = fields.integer("group", 0);
+  format.zero = fields.boolean("symmetric", false) ? Zero::symmetric : Zero::affine;
+  format.channels = fields.boolean("channels", false);
   if (const Json* pair = fields.find("clip"); pair != nullptr) {
     if (!pair->is_array() || pair->size() != 2 || !(*pair)[0].is_number() ||
         !(*pair)[1].is_number()) {
@@ -51,7 +55,9 @@ inline Result<void> read_kv_side(const Json& entry, const char* key, const std::
             {"keys", detail::describe_kv_side(policy.keys, policy.key_clip)},
             {"values", detail::describe_kv_side(policy.values, policy.value_clip)},
             {"rotate_keys", policy.rotate_keys},
-            {"rotate_values", policy.rotate_values}};
+            {"rotate_values", policy.rotate_values},
+            {"fit_scales", policy.fit_scales},
+            {"center_keys", policy.center_keys}};
   for (const KvEntry& entry : policy.table) {
     d["table"].push_back({{"keys", detail::describe_kv_side(entry.keys, entry.key_clip)},
                           {"values", detail::describe_kv_side(entry.values, entry.value_clip)}});
@@ -71,6 +77,8 @@ inline Result<void> read_kv_side(const Json& entry, const char* key, const std::
   policy.sinks = fields.integer("sinks", 0), policy.recent = fields.integer("recent", 0);
   policy.rotate_keys = fields.boolean("rotate_keys", false);
   policy.rotate_values = fields.boolean("rotate_values", false);
+  policy.fit_scales = fields.boolean("fit_scales", false);
+  policy.center_keys = fields.boolean("center_keys", false);
   if (fields.error()) return *fields.error();
   const auto sides = [&](const Json& entry, auto& into) -> Result<void> {
     if (auto keys = detail::read_kv_side(entry, "keys", where, into.keys, into.key_clip); !keys)

@@ -48,10 +48,21 @@ concept AttentionCache = requires(C& cache, int layer, MatrixRef<const float> x,
   cache.attend(layer, x, y, pool);
 };
 
-// Which tokens one forward pass is about: their positions, in order, one sequence.
+// Tokens of one sequence that follow each other, from a position on.
+struct Piece {
+  int first_position = 0, tokens = 0;
+};
+// Which tokens one forward pass is about: those of one sequence, or pieces of several, one after
+// the other, of any lengths. The cache knows whose they are (cache/kv_batch.hpp).
 struct Batch {
   int first_position = 0;
   int tokens = 0;
+  std::span<const Piece> pieces = {};  // none: one piece
+
+  Batch(int first, int count) : first_position(first), tokens(count) {}
+  explicit Batch(std::span<const Piece> several) : pieces(several) {
+    for (const Piece& piece : several) tokens += piece.tokens;
+  }
 };
 
 // Everything a block needs while it runs, reused from block to block and call to call.
@@ -70,6 +81,17 @@ inline void norm_heads(MatrixRef<float> x, int head_dim, std::span<const float> 
 }
 
 namespace detail {
+
+// Turns queries or keys, [tokens, heads * head_dim], each by its position.
+inline void rotate(const RopeTable& rope, const Batch& batch, MatrixRef<float> x,
+                   ThreadPool& pool) {
+  if (batch.pieces.empty()) return rope.rotate(x, batch.first_position, pool);
+  int row = 0;
+  for (const Piece& piece : batch.pieces) {
+    rope.rotate(x.rows(row, piece.tokens), piece.first_position, pool);
+    row += piece.tokens;
+  }
+}
 
 inline MatrixRef<float> shaped(Matrix<float>& m, int tokens, int cols) {
   m.resize(tokens, cols);
@@ -100,8 +122,8 @@ void project_attention(const BlockShape& shape, const BlockWeights<W>& w, const 
   w.v.apply(s.input, v, pool);
   norm_heads(q, shape.head_dim, w.norms.query, shape.norm_eps, pool);
   norm_heads(k, shape.head_dim, w.norms.key, shape.norm_eps, pool);
-  rope.rotate(q, batch.first_position, pool);
-  rope.rotate(k, batch.first_position, pool);
+  detail::rotate(rope, batch, q, pool);
+  detail::rotate(rope, batch, k, pool);
   observe(Site::queries, q), observe(Site::keys, k), observe(Site::values, v);
 }
 

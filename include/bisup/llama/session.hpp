@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/core/result.hpp>
@@ -29,6 +30,32 @@ namespace bisup::llama {
   return {};
 }
 
+// A token's row of the embedding, as floats.
+inline void embed(const Model& model, int id, std::span<float> row) {
+  BISUP_EXPECTS(id >= 0 && id < model.config.vocab_size);
+  const DenseView& table = model.embedding.view;
+  for (std::size_t c = 0; c < row.size(); ++c) row[c] = table(id, static_cast<int>(c));
+}
+
+// The stored prompt's positions come on top of the model's. Errors: out_of_range.
+[[nodiscard]] inline Result<void> check_capacity(const Model& model, int capacity) {
+  const int prompt = model.prompt.tokens();
+  if (capacity >= 1 && capacity <= model.config.max_positions + prompt) return {};
+  return Error{Errc::out_of_range,
+               "a context of " + std::to_string(capacity) + " tokens; the model has " +
+                   std::to_string(model.config.max_positions) + " positions" +
+                   (prompt == 0 ? "" : " and a stored prompt of " + std::to_string(prompt))};
+}
+
+[[nodiscard]] inline CacheShape cache_shape(const Model& model, int capacity) {
+  const Config& c = model.config;
+  return {.layers = c.layers,
+          .kv_heads = c.kv_heads,
+          .head_dim = c.head_dim,
+          .capacity = capacity,
+          .window = c.sliding_window.value_or(0)};
+}
+
 class Session {
  public:
   // As the model says: its own policy.
@@ -43,22 +70,10 @@ class Session {
   static Result<Session> make(const Model& model, int capacity, const KvPolicy& policy,
                               ThreadPool& pool = ThreadPool::shared()) {
     if (auto target = find_target(); !target) return target.error();
-    const int prompt = model.prompt.tokens();
-    if (capacity < 1 || capacity > model.config.max_positions + prompt) {
-      return Error{Errc::out_of_range,
-                   "a context of " + std::to_string(capacity) + " tokens; the model has " +
-                       std::to_string(model.config.max_positions) + " positions" +
-                       (prompt == 0 ? "" : " and a stored prompt of " + std::to_string(prompt))};
-    }
-    const Config& c = model.config;
-    const CacheShape shape{.layers = c.layers,
-                           .kv_heads = c.kv_heads,
-                           .head_dim = c.head_dim,
-                           .capacity = capacity,
-                           .window = c.sliding_window.value_or(0)};
-    auto cache = KvCache::allocate(shape, policy, model.prompt);
+    if (auto fits = check_capacity(model, capacity); !fits) return fits.error();
+    auto cache = KvCache::allocate(cache_shape(model, capacity), policy, model.prompt);
     if (!cache) return cache.error();
-    return Session(model, std::move(cache).value(), RopeTable(c, capacity), pool);
+    return Session(model, std::move(cache).value(), RopeTable(model.config, capacity), pool);
   }
 
   // Tokens so far, the stored prompt's included: the position of the next one.
@@ -68,7 +83,26 @@ class Session {
   [[nodiscard]] const KvCache& cache() const noexcept { return cache_; }
   [[nodiscard]] const Model& model() const noexcept { return *model_; }
   // Forgets all tokens after the first `tokens`, but never the stored prompt.
-  void truncate(int tokens) { cache_.truncate(std::max(tokens, prompt_tokens())); }
+  void truncate(int tokens) {
+    cache_.truncate(std::max(tokens, prompt_tokens()));
+    ids_.resize(static_cast<std::size_t>(size() - prompt_tokens()));
+  }
+  // The tokens that it holds, without the stored prompt's.
+  [[nodiscard]] std::span<const int> ids() const noexcept { return ids_; }
+  // Makes room in a full session: the first `sinks` tokens and the newest half of what else it can
+  // hold are read again, at positions that follow each other; the others are forgotten. Attention
+  // leans on the first tokens whatever they say (Xiao et al. 2023).
+  // Precondition: 0 <= sinks, and the capacity exceeds prompt and sinks by two.
+  void roll(int sinks) {
+    const int free = capacity() - prompt_tokens() - sinks;
+    BISUP_EXPECTS(sinks >= 0 && free >= 2);
+    const auto first = static_cast<std::size_t>(sinks), last = static_cast<std::size_t>(free / 2);
+    if (ids_.size() <= first + last) return;
+    std::vector<int> kept(ids_.begin(), ids_.begin() + sinks);
+    kept.insert(kept.end(), ids_.end() - free / 2, ids_.end());
+    truncate(0);
+    (void)forward(kept);
+  }
 
   // Appends the tokens and returns their final hidden states, normed: [tokens, hidden]. They are
   // valid until the next call. Requires ids inside the vocabulary and room for them.
@@ -76,8 +110,10 @@ class Session {
   MatrixRef<const float> forward(std::span<const int> ids, Observer&& observe = {}) {
     const int tokens = static_cast<int>(ids.size()), first = cache_.size();
     BISUP_EXPECTS(tokens >= 1 && first + tokens <= capacity());
+    ids_.insert(ids_.end(), ids.begin(), ids.end());
     hidden_.resize(tokens, model_->config.hidden_size);
-    for (int t = 0; t < tokens; ++t) embed(ids[static_cast<std::size_t>(t)], hidden_.row(t));
+    for (int t = 0; t < tokens; ++t)
+      embed(*model_, ids[static_cast<std::size_t>(t)], hidden_.row(t));
     const BlockShape shape = model_->block_shape();
     for (int layer = 0; layer < model_->config.layers; ++layer) {
       llama::forward(shape, model_->blocks[static_cast<std::size_t>(layer)], rope_, layer,
@@ -104,16 +140,11 @@ class Session {
   Session(const Model& model, KvCache cache, RopeTable rope, ThreadPool& pool)
       : model_(&model), pool_(&pool), cache_(std::move(cache)), rope_(std::move(rope)) {}
 
-  void embed(int id, std::span<float> row) const {
-    BISUP_EXPECTS(id >= 0 && id < model_->config.vocab_size);
-    const DenseView& table = model_->embedding.view;
-    for (std::size_t c = 0; c < row.size(); ++c) row[c] = table(id, static_cast<int>(c));
-  }
-
   const Model* model_;
   ThreadPool* pool_;
   KvCache cache_;
   RopeTable rope_;
+  std::vector<int> ids_;
   Scratch scratch_;
   Matrix<float> hidden_, logits_;
 };

@@ -25,7 +25,7 @@ namespace bisup {
 struct AttendRequest {
   std::vector<KvHeadView> heads{};  // [kv_heads]
   int head_dim = 0;
-  float scale = 1;      // of the scores
+  float scale = 1;             // of the scores
   bool rotate_keys = false;    // cached keys are rotated: so are the queries
   bool rotate_values = false;  // and so is, back, the result
   KvLaw law{};
@@ -243,8 +243,8 @@ inline void attend(std::span<const AttendRequest> requests, ThreadPool& pool) {
     BISUP_EXPECTS(kv_heads > 0 && r.head_dim > 0 &&
                   r.queries.cols() % (kv_heads * r.head_dim) == 0);
     BISUP_EXPECTS(r.out.rows() == tokens && r.out.cols() == r.queries.cols());
-    BISUP_EXPECTS(r.law.window > 0 && (!(r.rotate_keys || r.rotate_values) ||
-                                       (r.head_dim & (r.head_dim - 1)) == 0));
+    BISUP_EXPECTS(r.law.window > 0 &&
+                  (!(r.rotate_keys || r.rotate_values) || (r.head_dim & (r.head_dim - 1)) == 0));
     const int group = r.queries.cols() / r.head_dim / kv_heads;
     const int step = std::max(attend_rows / group, 1);
     for (int token = 0; token < tokens; token += step) {

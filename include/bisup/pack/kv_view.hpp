@@ -22,10 +22,10 @@ inline constexpr int kv_panels = kv_tile / kv_panel;
 // How keys or values are stored: per token and head with f16 scales and, if affine, u8 zero points;
 // or (keys only, as KIVI has them) per channel over the 16 tokens of a panel.
 struct KvFormat {
-  int bits = 16;                 // 2, 3, 4, 8; 16: exact floats
-  int group = 0;                 // codes that share a scale; 0: the whole head
+  int bits = 16;  // 2, 3, 4, 8; 16: exact floats
+  int group = 0;  // codes that share a scale; 0: the whole head
   Zero zero = Zero::affine;
-  bool channels = false;         // a scale for each channel of a panel; without groups
+  bool channels = false;  // a scale for each channel of a panel; without groups
 
   friend constexpr bool operator==(const KvFormat&, const KvFormat&) = default;
   [[nodiscard]] constexpr bool exact() const { return bits == 16; }

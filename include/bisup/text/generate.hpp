@@ -66,6 +66,10 @@ struct GenerateOptions {
   std::vector<std::string> stops = {};  // end before the first of these
   llama::SamplingOptions sampling = {};
   std::vector<int> eos = {};  // end at any of these
+  // When the session is full, go on with its first `sinks` tokens and the newest ones
+  // (Session::roll) instead of ending.
+  bool rolls = false;
+  int sinks = 4;
 };
 
 enum class Finish : std::uint8_t { eos, stop, length, interrupted };
@@ -110,7 +114,8 @@ inline Result<Generation> generate(llama::Session& session, std::span<const int>
   std::vector<int> history(prompt.begin(), prompt.end());
   std::span<const float> logits = session.next_logits(prompt);
   // The last token needs no room: it is shown, not read again.
-  for (int left = std::min(options.tokens, room + 1); left > 0; --left) {
+  const int most = options.rolls ? options.tokens : std::min(options.tokens, room + 1);
+  for (int left = most; left > 0; --left) {
     if (!std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); })) {
       return Error{Errc::not_finite, "the model's logits are not finite"};
     }
@@ -122,6 +127,7 @@ inline Result<Generation> generate(llama::Session& session, std::span<const int>
     result.ids.push_back(id), history.push_back(id);
     if (!emit(stops.push(decoder.push(id)))) return result.finish = Finish::interrupted, result;
     if (stops.found()) return result.finish = Finish::stop, result;
+    if (left > 1 && session.size() == session.capacity()) session.roll(options.sinks);
     if (left > 1) logits = session.next_logits(std::span(&id, 1));
   }
   emit(stops.push(decoder.finish()));

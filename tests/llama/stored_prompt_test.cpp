@@ -1,0 +1,39 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#include <bisup/llama/stored_prompt.hpp>
+#include <cmath>
+
+#include <bisup_test.hpp>
+#include "golden_models.hpp"
+
+namespace {
+
+using namespace bisup;
+
+llama::Model small_model() {
+  const auto golden = test::read_json("tests/oracle/models.json");
+  return llama::read_model(test::GoldenModel(golden.at("models").at("llama"))).value();
+}
+
+TEST_CASE("a stored prompt is what a session over its ids knows, piece by piece too") {
+  auto model = small_model();
+  const std::vector<int> first = {9, 8, 7}, second = {6, 5}, request = {1, 2, 3, 4};
+  std::vector<int> all = {9, 8, 7, 6, 5, 1, 2, 3, 4};
+  auto plain = llama::Session::make(model, 9);
+  const auto logits = plain->next_logits(all);
+  const std::vector<float> expected(logits.begin(), logits.end());
+  model.prompt = llama::store_prompt(model, first, DType::f32).value();
+  CHECK(model.prompt.tokens() == 3);
+  const auto longer = llama::store_prompt(model, second, DType::f32);
+  REQUIRE(longer);
+  CHECK(longer->tokens() == 5);
+  model.prompt = *longer;
+  auto session = llama::Session::make(model, 9);
+  const auto got = session->next_logits(request);
+  // As a prompt in chunks (session_test.cpp).
+  for (std::size_t i = 0; i < expected.size(); ++i) CHECK(std::abs(got[i] - expected[i]) < 1e-3f);
+  const std::vector<int> strange = {128};
+  CHECK(llama::store_prompt(model, strange).error().code == Errc::out_of_range);
+}
+
+}  // namespace
