@@ -46,9 +46,8 @@ struct InspectCommand {
         for (const bisup::KvFormat& format : {entry.keys, entry.values}) {
           const bisup::KvPanel panel{format, c.head_dim};
           token += static_cast<std::size_t>(
-              format.exact()
-                  ? panel.floats() * static_cast<int>(sizeof(float))
-                  : panel.code_bytes() + 2 * panel.parameters() + panel.zero_bytes());
+              format.exact() ? panel.floats() * static_cast<int>(sizeof(float))
+                             : panel.code_bytes() + 2 * panel.parameters() + panel.zero_bytes());
         }
       }
     }

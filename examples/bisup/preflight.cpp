@@ -112,10 +112,9 @@ Json describe(const Preflight& preflight, long self_generated, const bisup::llam
   double seconds = cost.operations / speed;
   if (self_generated > 0) {
     const bisup::detail::BlockSizes sizes(config);
-    const double token = 2.0 * (static_cast<double>(config.layers) *
-                                    static_cast<double>(sizes.weights()) +
-                                static_cast<double>(config.vocab_size) *
-                                    static_cast<double>(sizes.hidden));
+    const double token =
+        2.0 * (static_cast<double>(config.layers) * static_cast<double>(sizes.weights()) +
+               static_cast<double>(config.vocab_size) * static_cast<double>(sizes.hidden));
     seconds += static_cast<double>(self_generated) * token / product_speed(1, pool);
   }
   return {{"bytes", preflight.artefact_bytes},
@@ -147,7 +146,8 @@ std::string explain(const Json& p) {
   text += fmt::format("artefact      {}\n", bytes(p["bytes"]));
   const double seconds = p["estimated_seconds"];
   text += fmt::format(
-      "time          about {}, an estimate: {:.2f} T operations at the {:.0f} G a second of a dense "
+      "time          about {}, an estimate: {:.2f} T operations at the {:.0f} G a second of a "
+      "dense "
       "product here\n",
       duration(seconds), p["operations"].get<double>() / 1e12,
       p["operations_per_second"].get<double>() / 1e9);

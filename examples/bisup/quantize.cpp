@@ -105,7 +105,8 @@ struct QuantizeCommand {
     if (scheme.empty()) throw CLI::RequiredError("--scheme");
     if (output.empty() && !dry_run) throw CLI::RequiredError("--output");
     if (!work.empty() && calibration.text.empty() && calibration.self_generate == 0)
-      throw CLI::ValidationError("--work", "keeps calibrated blocks: give --calib or --self-generate");
+      throw CLI::ValidationError("--work",
+                                 "keeps calibrated blocks: give --calib or --self-generate");
   }
 
   Result<void> round(const bisup::Scheme& parsed, bisup::ThreadPool& pool,

@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Can this calibration work, and what will it need? Answered from sizes alone, before anything long:
-// memory and operations are estimates, the size of the quantized model is exact but for branches
-// that turn out to be no help and are left out.
+// Can this calibration work, and what will it need? Answered from sizes alone, before anything
+// long: memory and operations are estimates, the size of the quantized model is exact but for
+// branches that turn out to be no help and are left out.
 
 #include <algorithm>
 #include <array>
@@ -65,11 +65,10 @@ struct BlockSizes {
 };
 
 // Bytes of one quantized block.
-[[nodiscard]] inline std::size_t quantized_block_bytes(const llama::Config& c,
-                                                       const Scheme& scheme,
+[[nodiscard]] inline std::size_t quantized_block_bytes(const llama::Config& c, const Scheme& scheme,
                                                        const Recipe& recipe) {
-  const auto hidden = c.hidden_size, attention = c.heads * c.head_dim,
-             kv = c.kv_heads * c.head_dim, wide = c.intermediate_size;
+  const auto hidden = c.hidden_size, attention = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim,
+             wide = c.intermediate_size;
   struct Shape {
     int rows, cols;
     bool bias;
@@ -135,8 +134,8 @@ struct BlockSizes {
 // Requires what check_calibration() allows.
 [[nodiscard]] inline CalibrationCost calibration_cost(const llama::Config& c, const Scheme& scheme,
                                                       const Recipe& recipe,
-                                                      const CalibrationTokens& tokens,
-                                                      DType stream, bool dequantized) {
+                                                      const CalibrationTokens& tokens, DType stream,
+                                                      bool dequantized) {
   constexpr std::size_t f32 = sizeof(float), f16 = 2;
   const detail::BlockSizes sizes(c);
   const auto layers = static_cast<std::size_t>(c.layers),
@@ -148,8 +147,7 @@ struct BlockSizes {
   const auto inputs = sizes.inputs();
   CalibrationCost cost;
 
-  const bool shared =
-      recipe.basis != Basis::rotated && c.tied_embeddings && scheme.head_bits == 16;
+  const bool shared = recipe.basis != Basis::rotated && c.tied_embeddings && scheme.head_bits == 16;
   const std::size_t head =
       scheme.head_bits == 8 ? PackedShape{int8_channel::value, c.vocab_size, c.hidden_size}.bytes()
       : shared              ? 0
@@ -169,12 +167,12 @@ struct BlockSizes {
   const std::size_t kept =
       recipe.staged ? f32 * crops * length * std::max(sizes.attention, sizes.hidden) : 0;
   // What one crop is on its way, the cache included, and two copies of the widest linear.
-  const std::size_t scratch = f32 * length * (4 * sizes.hidden + 2 * sizes.attention +
-                                              4 * sizes.kv + 3 * sizes.intermediate) +
-                              2 * f32 * sizes.hidden * sizes.intermediate;
+  const std::size_t scratch =
+      f32 * length *
+          (4 * sizes.hidden + 2 * sizes.attention + 4 * sizes.kv + 3 * sizes.intermediate) +
+      2 * f32 * sizes.hidden * sizes.intermediate;
   cost.block = f32 * weights + std::max(moments + kept + scratch, dequantized ? f32 * weights : 0);
-  const auto first_tokens =
-      static_cast<std::size_t>(std::min(recipe.tuning.length, tokens.length));
+  const auto first_tokens = static_cast<std::size_t>(std::min(recipe.tuning.length, tokens.length));
   const std::size_t tuned_samples = 2 * f32 * all * first_tokens * sizes.hidden;
   if (recipe.tuning.block_steps > 0) {
     cost.block = std::max(cost.block, 3 * f32 * weights + tuned_samples + 2 * scratch);
@@ -203,11 +201,10 @@ struct BlockSizes {
   }
   // Forwards, and backwards through inputs and weights.
   const double step = 4 * pass(first_tokens);
-  cost.operations =
-      static_cast<double>(layers) * (block + recipe.tuning.block_steps * step) +
-      recipe.tuning.end_to_end_steps *
-          (static_cast<double>(layers) * step +
-           6.0 * static_cast<double>(first_tokens) * static_cast<double>(table));
+  cost.operations = static_cast<double>(layers) * (block + recipe.tuning.block_steps * step) +
+                    recipe.tuning.end_to_end_steps *
+                        (static_cast<double>(layers) * step +
+                         6.0 * static_cast<double>(first_tokens) * static_cast<double>(table));
   return cost;
 }
 

@@ -34,7 +34,9 @@ struct Samples {
 };
 
 // One held-out crop for six samples, eight at most.
-[[nodiscard]] constexpr int held_out_samples(int samples) { return std::clamp(samples / 6, 1, 8); }
+[[nodiscard]] constexpr int held_out_samples(int samples) {
+  return std::clamp(samples / 6, 1, 8);
+}
 
 namespace detail {
 
@@ -76,8 +78,8 @@ namespace detail {
   Samples samples;
   samples.crops = detail::crop(learned, options.samples, options.length, Random(options.seed, 0));
   const int held_length = std::min(options.length, static_cast<int>(rest.size()));
-  samples.held_out = detail::crop(rest, held_out_samples(options.samples), held_length,
-                                  Random(options.seed, 1));
+  samples.held_out =
+      detail::crop(rest, held_out_samples(options.samples), held_length, Random(options.seed, 1));
   return samples;
 }
 

@@ -83,15 +83,9 @@ class [[nodiscard]] Result {
   explicit operator bool() const noexcept { return has_value(); }
 
   [[nodiscard]] T& value() & { return BISUP_EXPECTS(has_value()), *value_; }
-  [[nodiscard]] const T& value() const& {
-    return BISUP_EXPECTS(has_value()), *value_;
-  }
-  [[nodiscard]] T&& value() && {
-    return BISUP_EXPECTS(has_value()), std::move(*value_);
-  }
-  [[nodiscard]] const Error& error() const {
-    return BISUP_EXPECTS(!has_value()), *error_;
-  }
+  [[nodiscard]] const T& value() const& { return BISUP_EXPECTS(has_value()), *value_; }
+  [[nodiscard]] T&& value() && { return BISUP_EXPECTS(has_value()), std::move(*value_); }
+  [[nodiscard]] const Error& error() const { return BISUP_EXPECTS(!has_value()), *error_; }
 
   [[nodiscard]] T& operator*() & { return value(); }
   [[nodiscard]] const T& operator*() const& { return value(); }
@@ -121,9 +115,7 @@ class [[nodiscard]] Result<void> {
   [[nodiscard]] bool has_value() const noexcept { return !error_.has_value(); }
   explicit operator bool() const noexcept { return has_value(); }
   void value() const { BISUP_EXPECTS(has_value()); }
-  [[nodiscard]] const Error& error() const {
-    return BISUP_EXPECTS(!has_value()), *error_;
-  }
+  [[nodiscard]] const Error& error() const { return BISUP_EXPECTS(!has_value()), *error_; }
 
  private:
   std::optional<Error> error_;

@@ -44,7 +44,9 @@ class ThreadPool {
   }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
-  ~ThreadPool() { end_workers(); }
+  ~ThreadPool() {
+    end_workers();
+  }
 
   // The cores this process may use, which taskset or a container can make fewer than there are.
   [[nodiscard]] static int available() {
@@ -61,7 +63,9 @@ class ThreadPool {
     return pool;
   }
 
-  [[nodiscard]] int threads() const noexcept { return threads_; }
+  [[nodiscard]] int threads() const noexcept {
+    return threads_;
+  }
 
   // Calls body(task, worker) for every task in 0 ... tasks - 1; worker is in 0 ... threads() - 1
   // and no two calls of one parallel_for with one worker overlap. Another thread that finds the

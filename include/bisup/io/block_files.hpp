@@ -89,8 +89,8 @@ inline Result<BlockFiles> BlockFiles::open(const std::filesystem::path& folder,
   return files;
 }
 
-// Streams are written behind their block and removed behind their successor: those of the last block
-// or of the one before it are there.
+// Streams are written behind their block and removed behind their successor: those of the last
+// block or of the one before it are there.
 inline Result<void> BlockFiles::count_finished() {
   int blocks = 0, streams = 0;  // one more than the last that is there
   for (int layer = 0; layer < config_.layers; ++layer) {
@@ -195,7 +195,8 @@ inline Result<void> BlockFiles::save(int layer, const FinishedBlock& block,
   d["inputs"] = contents.block(layer, block.weights);
   d["packed"] = contents.packed_formats(), d["ranks"] = contents.ranks();
   d["kv"] = describe(KvPolicy{.table = block.kv}), d["report"] = describe(block.report);
-  if (auto written = write_checked(file("block", layer), contents.tensors(), std::move(d)); !written)
+  if (auto written = write_checked(file("block", layer), contents.tensors(), std::move(d));
+      !written)
     return written;
 
   std::vector<Tensor> both;

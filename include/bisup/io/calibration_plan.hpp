@@ -1,8 +1,8 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What do the results of a calibration depend on? calibration_plan() names all of it: two runs of the
-// same plan give the same bits, whatever stopped them and on however many threads.
+// What do the results of a calibration depend on? calibration_plan() names all of it: two runs of
+// the same plan give the same bits, whatever stopped them and on however many threads.
 
 #include <charconv>
 #include <cstdint>
@@ -57,8 +57,8 @@ namespace detail {
 }
 
 [[nodiscard]] inline Json describe(const Recipe& recipe) {
-  const auto& [name, basis, smoothing, engine, quantizer, static_groups, act_order, damping, moments,
-               staged, keepers, activation_clip, kv_clip, tuning] = recipe;
+  const auto& [name, basis, smoothing, engine, quantizer, static_groups, act_order, damping,
+               moments, staged, keepers, activation_clip, kv_clip, tuning] = recipe;
   Json rounding;
   if (const auto* nearest = std::get_if<Nearest>(&quantizer)) {
     rounding = {{"high", detail::written(nearest->clip.high)},
@@ -91,8 +91,8 @@ namespace detail {
   for (const auto* part : {&samples.crops, &samples.held_out}) {
     for (const std::vector<int>& crop : *part) {
       const auto length = static_cast<std::uint64_t>(crop.size());
-      sum = crc32c(std::as_bytes(std::span(crop)),
-                   crc32c(std::as_bytes(std::span(&length, 1)), sum));
+      sum =
+          crc32c(std::as_bytes(std::span(crop)), crc32c(std::as_bytes(std::span(&length, 1)), sum));
     }
   }
   return {{"crops", samples.crops.size()},

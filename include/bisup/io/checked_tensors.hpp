@@ -48,8 +48,7 @@ struct CheckedTensors {
 
 // The description gets the tensors' checksums, "crc32c", from here.
 [[nodiscard]] inline Result<void> write_checked(const std::filesystem::path& path,
-                                                std::span<const Tensor> tensors,
-                                                Json description) {
+                                                std::span<const Tensor> tensors, Json description) {
   Json sums = Json::object();
   for (const Tensor& tensor : tensors) sums[tensor.name] = crc32c(tensor.bytes);
   description["crc32c"] = std::move(sums);

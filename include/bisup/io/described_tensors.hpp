@@ -171,7 +171,9 @@ class DescribedTensors {
     llama::InputForm form;
     if (entry.is_null()) return form;
     if (!entry.is_object()) return wrong();
-    if (entry.contains("bits")) {
+    const bool rounds = entry.contains("bits") || entry.contains("group") ||
+                        entry.contains("token_scales") || entry.contains("clip");
+    if (rounds) {
       const auto bits = integer(entry, "bits", 2, 8),
                  group = integer(entry, "group", 0, longest_group);
       const auto token_scales = entry.find("token_scales"), clip = entry.find("clip");
@@ -213,6 +215,7 @@ class DescribedTensors {
       if (!read) return read.error();
       form.order = std::move(read).value();
     }
+    if (form == llama::InputForm{}) return wrong();  // null says that nothing is done to an input
     return form;
   }
 

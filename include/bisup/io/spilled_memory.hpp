@@ -1,8 +1,8 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Where do activations go that are larger than memory? Into a mapped file without a name: the system
-// keeps in memory what it can, and takes the file back however the process ends.
+// Where do activations go that are larger than memory? Into a mapped file without a name: the
+// system keeps in memory what it can, and takes the file back however the process ends.
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -50,8 +50,7 @@ namespace detail {
     ::unlink(name.c_str());
     if (const int number = detail::reserve(file.number(), bytes); number != 0)
       return failure("making room for activations", number);
-    void* const data =
-        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.number(), 0);
+    void* const data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.number(), 0);
     if (data == MAP_FAILED) return failure("mapping activations", errno);
     return std::shared_ptr<std::byte>(static_cast<std::byte*>(data),
                                       [bytes](std::byte* mapped) { ::munmap(mapped, bytes); });

@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Whose is the folder in which a long run keeps its parts? WorkingFolder holds a plan, plan.json: all
-// that the parts depend on. It lets in one process at a time, and only a run of the same plan that
-// says it wants to go on.
+// Whose is the folder in which a long run keeps its parts? WorkingFolder holds a plan, plan.json:
+// all that the parts depend on. It lets in one process at a time, and only a run of the same plan
+// that says it wants to go on.
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -102,7 +102,8 @@ inline Result<WorkingFolder> WorkingFolder::open(const std::filesystem::path& pa
 
   const bool used = std::filesystem::exists(path / "plan.json", failed);
   if (used && !resume) {
-    return folder.refuse("holds a run already; --resume goes on with it, another folder begins anew");
+    return folder.refuse(
+        "holds a run already; --resume goes on with it, another folder begins anew");
   }
   auto ready = used ? folder.go_on(plan) : folder.begin(text);
   if (!ready) return ready.error();
