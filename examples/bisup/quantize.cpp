@@ -89,6 +89,7 @@ struct QuantizeCommand {
     bisup::ThreadPool pool(common.threads);
     const auto parsed = bisup::Scheme::parse(scheme);
     if (!parsed) return parsed.error();
+    if (auto safe = expect_other_file(); !safe) return safe;
     const bool calibrated = !calibration.text.empty() || calibration.self_generate > 0;
     if (!calibrated && recipe().name != "rtn") {
       return Error{Errc::missing, "the method " + method +
@@ -96,6 +97,19 @@ struct QuantizeCommand {
     }
     if (calibrated || dry_run) return calibrate(*parsed, calibrated, pool, clock);
     return round(*parsed, pool, clock);
+  }
+
+  // The artefact must not replace a file that it is made from: the model, or weights in its folder.
+  Result<void> expect_other_file() const {
+    namespace fs = std::filesystem;
+    std::error_code ignored;
+    const fs::path to(output), from(common.model);
+    const bool same = fs::equivalent(to, from, ignored);
+    const bool inside = fs::exists(to, ignored) && fs::is_directory(from, ignored) &&
+                        fs::equivalent(fs::absolute(to, ignored).parent_path(), from, ignored) &&
+                        to.filename().string().starts_with("model");
+    if (!same && !inside) return {};
+    return Error{Errc::cannot_write, "is a file of the model itself; choose another name", output};
   }
 
   // What the options need of each other.

@@ -367,6 +367,14 @@ def test_usage():
 
 
 def test_failures():
+    with tempfile.TemporaryDirectory() as folder:
+        model = os.path.join(folder, "model")
+        shutil.copytree(TINY, model)
+        weights = os.path.join(model, "model.safetensors")
+        before = os.path.getsize(weights)
+        for source in (model, weights):
+            refuse(1, [weights, "model itself"], "quantize", source, "--scheme", "W4A8", "-o", weights)
+        check(os.path.getsize(weights) == before, "the model is still there")
     refuse(1, ["nowhere", "cannot open"], "inspect", "nowhere")
     refuse(1, ["nowhere"], "perplexity", TINY, "--text", "nowhere")
     refuse(1, ["too short", "standard input"], "perplexity", TINY, "--context", "64", stdin="few words")
