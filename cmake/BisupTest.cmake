@@ -15,7 +15,7 @@ function(bisup_test_folder folder)
     get_filename_component(file ${source} NAME_WE)
     string(REGEX REPLACE "_test$" "" name ${file})
     add_test(NAME ${folder}/${name} COMMAND tests_${folder} -\# "[#${file}]~[.]" ${catch_warnings})
-    set_tests_properties(${folder}/${name} PROPERTIES TIMEOUT 120 LABELS ${folder})
+    set_tests_properties(${folder}/${name} PROPERTIES TIMEOUT 600 LABELS ${folder})
   endforeach()
 endfunction()
 
@@ -24,7 +24,7 @@ endfunction()
 function(bisup_test_targets folder)
   foreach(target scalar neon avx2 avx_vnni avx512 avx512_vnni)
     add_test(NAME ${folder}@${target} COMMAND tests_${folder})
-    set_tests_properties(${folder}@${target} PROPERTIES TIMEOUT 240 LABELS "target:${target}"
+    set_tests_properties(${folder}@${target} PROPERTIES TIMEOUT 900 LABELS "target:${target}"
       ENVIRONMENT BISUP_TARGET=${target} SKIP_RETURN_CODE 77)
   endforeach()
 endfunction()
