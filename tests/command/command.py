@@ -411,8 +411,9 @@ def test_failures():
         refuse(1, [foreign, "belongs to other weights"], "generate", foreign, "--prompt", "q")
         no_folder = os.path.join(folder, "absent", "x.safetensors")
         refuse(1, [no_folder, "cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", no_folder)
-        for target in (folder, "", folder + "/"):
+        for target in (folder, folder + "/"):
             refuse(1, ["cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", target)
+        refuse(2, ["--output"], "quantize", TINY, "--scheme", "W4A4", "-o", "")
         limited = os.path.join(folder, "limited")
         os.mkdir(limited)
         refuse(1, ["cannot write"], "quantize", TINY, "--scheme", "W4A4", "-o", os.path.join(limited, "x.safetensors"),
