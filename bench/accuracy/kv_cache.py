@@ -32,6 +32,9 @@ KINDS = {"per token and head": [], "rotated, 4 + 64 exact": ROTATED, "fitted": F
 PEER = {"q8_0": (8.5, math.log(17.091 / 17.084)), "q4_0": (4.5, math.log(17.933 / 17.084))}
 
 
+MADE_BY = "\n\nMade by `python3 bench/accuracy/kv_cache.py MODEL TEXT`.\n"
+
+
 def ask(arguments, *options):
     done = subprocess.run([arguments.bisup, *options, "--json"], stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
@@ -136,7 +139,7 @@ def main():
     with open(path, encoding="utf-8") as file:
         text = file.read()
     text = re.sub(r"(<!-- measured -->\n).*?(<!-- /measured -->)",
-                  lambda m: m.group(1) + table(results, arguments.contexts) + "\n" + m.group(2), text, flags=re.S)
+                  lambda m: m.group(1) + table(results, arguments.contexts) + MADE_BY + m.group(2), text, flags=re.S)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 
