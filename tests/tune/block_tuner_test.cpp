@@ -79,6 +79,8 @@ TEST_CASE("tuning lowers the held-out loss, and what is reported is what was kep
   CHECK(report.before == before);
   CHECK(report.best < 0.9 * before);  // clips that cover half the extremes can only be improved
   CHECK(tuner.held_out_loss() == report.best);
+  refresh(s.student, pool);  // the weights that were judged are those of the clips that are left
+  CHECK(tuner.held_out_loss() == report.best);
 }
 
 TEST_CASE("a phase that learns too fast leaves the block as it was") {
