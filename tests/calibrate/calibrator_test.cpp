@@ -75,7 +75,8 @@ TEST_CASE("without rounding every basis computes what the float model computes")
 TEST_CASE("what a recipe learns shows on text it has not seen") {
   ThreadPool pool(2);
   const Samples samples = test::tiny_samples(24, 128);
-  const char* const scheme = "W3A3KV3-g32-head16";
+  // So few bits that tuning gains ten times what another target's rounding changes.
+  const char* const scheme = "W2A3KV3-g32-head16";
   const double exact = nll(llama::read_model(test::tiny_source()).value(), pool);
   const double plain = nll(calibrated(recipes::rtn, scheme, samples, pool).model, pool);
   for (const auto& [base, name] : {std::pair{recipes::atom, "bisup_atom"}, std::pair{recipes::quarot, "bisup_quarot"}}) {

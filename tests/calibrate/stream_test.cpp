@@ -79,7 +79,10 @@ TEST_CASE("a stream lies where its caller says, or nowhere") {
 TEST_CASE("reading beyond the samples is the caller's mistake") {
   auto stream = Stream::allocate({2}, 4, DType::f32).value();
   Matrix<float> x(2, 4), short_one(1, 4);
-  CHECK_THROWS_AS(stream.write(1, x.ref()), ContractViolation);
+  for (const int sample : {-1, 1}) {
+    CHECK_THROWS_AS(stream.write(sample, x.ref()), ContractViolation);
+    CHECK_THROWS_AS(stream.read(sample, x), ContractViolation);
+  }
   CHECK_THROWS_AS(stream.write(0, short_one.ref()), ContractViolation);
 }
 

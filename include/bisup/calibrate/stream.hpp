@@ -58,7 +58,10 @@ class Stream {
   }
 
   [[nodiscard]] int samples() const { return static_cast<int>(lengths_.size()); }
-  [[nodiscard]] int length(int sample) const { return lengths_[static_cast<std::size_t>(sample)]; }
+  [[nodiscard]] int length(int sample) const {
+    BISUP_EXPECTS(sample >= 0 && sample < samples());
+    return lengths_[static_cast<std::size_t>(sample)];
+  }
   [[nodiscard]] int hidden() const noexcept { return hidden_; }
   [[nodiscard]] DType type() const noexcept { return type_; }
   [[nodiscard]] std::size_t bytes() const {
@@ -98,7 +101,6 @@ class Stream {
     return static_cast<std::size_t>(length(sample)) * static_cast<std::size_t>(hidden_);
   }
   [[nodiscard]] const std::byte* place(int sample) const {
-    BISUP_EXPECTS(sample >= 0 && sample < samples());
     return data_.get() + first_[static_cast<std::size_t>(sample)] *
                              static_cast<std::size_t>(hidden_) *
                              static_cast<std::size_t>(bytes_of(type_));
