@@ -14,7 +14,8 @@ Matrix<float> activations(int tokens, int hidden, std::uint64_t seed) {
   Random random(seed);
   Matrix<float> x(tokens, hidden);
   for (int t = 0; t < tokens; ++t) {
-    for (float& v : x.row(t)) v = static_cast<float>(std::exp(4 * random.normal()) * random.normal());
+    for (float& v : x.row(t))
+      v = static_cast<float>(std::exp(4 * random.normal()) * random.normal());
   }
   return x;
 }
@@ -26,7 +27,10 @@ TEST_CASE("f32 streams give back what was written, each sample its own") {
   CHECK(stream->samples() == 3);
   CHECK(stream->hidden() == 13);
   CHECK(stream->bytes() == 15 * 13 * 4);
-  for (const int i : {2, 0, 1}) stream->write(i, activations(lengths[static_cast<std::size_t>(i)], 13, 7 + i).ref());
+  for (const int i : {2, 0, 1})
+    stream->write(
+        i, activations(lengths[static_cast<std::size_t>(i)], 13, static_cast<std::uint64_t>(7 + i))
+               .ref());
   Matrix<float> x;
   for (int i = 0; i < 3; ++i) {
     stream->read(i, x);
