@@ -90,6 +90,7 @@ struct QuantizeCommand {
     const auto parsed = bisup::Scheme::parse(scheme);
     if (!parsed) return parsed.error();
     if (auto safe = expect_other_file(); !safe) return safe;
+    if (auto possible = expect_report(report); !possible) return possible;
     const bool calibrated = !calibration.text.empty() || calibration.self_generate > 0;
     if (!calibrated && recipe().name != "rtn") {
       return Error{Errc::missing, "the method " + method +

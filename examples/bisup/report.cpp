@@ -568,6 +568,16 @@ void add_report_options(CLI::App& sub, ReportOptions& options) {
       ->needs(report);
 }
 
+bisup::Result<void> expect_report(const ReportOptions& options) {
+  if (options.output.empty()) return {};
+  // Removes what it made.
+  if (auto file = bisup::io::AtomicFile::create(options.output); !file) return file.error();
+  std::error_code failed;
+  const bool standard = options.text.empty() || options.text == "-";
+  if (standard || std::filesystem::exists(options.text, failed)) return {};
+  return bisup::Error{bisup::Errc::cannot_open, "there is no such file", options.text};
+}
+
 std::string report_page(const Report& report, const bisup::llama::Model& model,
                         const std::optional<ReportEvaluation>& evaluation,
                         bisup::ThreadPool& pool) {

@@ -26,6 +26,8 @@ struct ReportOptions {
   std::string output, text;  // empty: no report; no measuring
 };
 void add_report_options(CLI::App& sub, ReportOptions& options);
+// Before anything long: can the page be written, and is there a text to measure on?
+[[nodiscard]] bisup::Result<void> expect_report(const ReportOptions& options);
 
 struct Report {
   std::string model, method, output;       // as given

@@ -13,15 +13,19 @@ namespace {
 
 using namespace bisup;
 
-Calibration calibrated(const Recipe& recipe, const char* scheme, const Samples& samples, ThreadPool& pool) {
+Calibration calibrated(const Recipe& recipe, const char* scheme, const Samples& samples,
+                       ThreadPool& pool) {
   NoStore store;
-  auto done = calibrate(test::tiny_source(), Scheme::parse(scheme).value(), recipe, samples, {}, store, pool);
+  auto done = calibrate(test::tiny_source(), Scheme::parse(scheme).value(), recipe, samples, {},
+                        store, pool);
   if (!done) FAIL(recipe.name << ": " << done.error().describe());
   return std::move(done).value();
 }
 
 double nll(const llama::Model& model, ThreadPool& pool) {
-  return perplexity(model, test::tiny_judge(), {.context = 128, .windows = 24}, model.kv, pool).value().nll;
+  return perplexity(model, test::tiny_judge(), {.context = 128, .windows = 24}, model.kv, pool)
+      .value()
+      .nll;
 }
 
 std::vector<float> logits_of(const llama::Model& model) {
@@ -33,7 +37,8 @@ std::vector<float> logits_of(const llama::Model& model) {
 }
 
 Recipe small(Recipe recipe) {
-  if (recipe.tuning.any()) recipe.tuning = {.rank = 8, .length = 64, .block_steps = 16, .end_to_end_steps = 60};
+  if (recipe.tuning.any())
+    recipe.tuning = {.rank = 8, .length = 64, .block_steps = 16, .end_to_end_steps = 60};
   return recipe;
 }
 
@@ -60,14 +65,16 @@ TEST_CASE("without rounding every basis computes what the float model computes")
   float largest = 0;
   for (const float l : exact) largest = std::max(largest, std::fabs(l));
   const Samples samples = test::tiny_samples(2, 64);
-  for (const Recipe& recipe : {recipes::gptq, recipes::smoothquant, recipes::atom, recipes::quarot}) {
+  for (const Recipe& recipe :
+       {recipes::gptq, recipes::smoothquant, recipes::atom, recipes::quarot}) {
     const auto ours = logits_of(calibrated(recipe, "W16A16-head16", samples, pool).model);
     double difference = 0;
     for (std::size_t i = 0; i < exact.size(); ++i)
       difference = std::max(difference, static_cast<double>(std::fabs(ours[i] - exact[i])));
     INFO(recipe.name << ": " << difference / static_cast<double>(largest));
-    // Rotated embeddings and lm_head are rounded to f16, 2^-12 of a row's length on average each; four
-    // blocks may double what reaches them. A forgotten norm or rotation changes logits by their size.
+    // Rotated embeddings and lm_head are rounded to f16, 2^-12 of a row's length on average each;
+    // four blocks may double what reaches them. A forgotten norm or rotation changes logits by
+    // their size.
     CHECK(difference < 16 * 0x1p-12 * static_cast<double>(largest));
   }
 }
@@ -79,7 +86,8 @@ TEST_CASE("what a recipe learns shows on text it has not seen") {
   const char* const scheme = "W2A3KV3-g32-head16";
   const double exact = nll(llama::read_model(test::tiny_source()).value(), pool);
   const double plain = nll(calibrated(recipes::rtn, scheme, samples, pool).model, pool);
-  for (const auto& [base, name] : {std::pair{recipes::atom, "bisup_atom"}, std::pair{recipes::quarot, "bisup_quarot"}}) {
+  for (const auto& [base, name] :
+       {std::pair{recipes::atom, "bisup_atom"}, std::pair{recipes::quarot, "bisup_quarot"}}) {
     const double baseline = nll(calibrated(base, scheme, samples, pool).model, pool);
     const auto tuned = calibrated(small(*find_recipe(name)), scheme, samples, pool);
     const double ours = nll(tuned.model, pool);
@@ -95,13 +103,53 @@ TEST_CASE("what a recipe learns shows on text it has not seen") {
 TEST_CASE("the integer path and its simulation in floats have the same perplexity") {
   ThreadPool pool(2);
   const Samples samples = test::tiny_samples(4, 128);
-  for (const Recipe& recipe : {recipes::smoothquant, recipes::atom, recipes::quarot, small(*find_recipe("bisup_atom"))}) {
+  for (const Recipe& recipe :
+       {recipes::smoothquant, recipes::atom, recipes::quarot, small(*find_recipe("bisup_atom"))}) {
     const llama::Model model = calibrated(recipe, "W4A4KV4-g32-head16", samples, pool).model;
     const double packed = nll(model, pool), simulated = nll(simulation_of(model, pool), pool);
     INFO(recipe.name << ": " << packed << " " << simulated);
     // Codes differ only where summation order moves a value across a tie.
     CHECK(std::fabs(std::exp(packed - simulated) - 1) < 0.005);
     CHECK(packed != nll(llama::read_model(test::tiny_source()).value(), pool));
+  }
+}
+
+TEST_CASE("outliers are told as the float model has them, whatever the basis") {
+  ThreadPool pool(2);
+  const Samples samples = test::tiny_samples(2, 64);
+  const char* const scheme = "W4A4-g32";
+  const auto natural = calibrated(recipes::gptq, scheme, samples, pool).blocks;
+  for (const Recipe& recipe : {recipes::smoothquant, recipes::atom, recipes::quarot}) {
+    const auto blocks = calibrated(recipe, scheme, samples, pool).blocks;
+    for (std::size_t layer = 0; layer < blocks.size(); ++layer) {
+      for (std::size_t site = 0; site < 4; ++site) {
+        const auto& expected = natural[layer].inputs[site].largest_before;
+        const auto& told = blocks[layer].inputs[site].largest_before;
+        REQUIRE(told.size() == expected.size());
+        double error = 0, power = 0;
+        for (std::size_t c = 0; c < told.size(); ++c) {
+          error += std::pow(static_cast<double>(told[c] - expected[c]), 2);
+          power += std::pow(static_cast<double>(expected[c]), 2);
+        }
+        INFO(recipe.name << " layer " << layer << " site " << site);
+        // Float streams in two bases: some hundred additions a layer, 2^-24 each.
+        CHECK(error < std::pow(0x1p-24 * 4096, 2) * power);
+        if (recipe.basis == Basis::rotated) CHECK(told != blocks[layer].inputs[site].largest_after);
+      }
+    }
+  }
+}
+
+TEST_CASE("a block's time is told by what it went into") {
+  ThreadPool pool(2);
+  for (const auto& block :
+       calibrated(recipes::quarot, "W4A4KV4-g32", test::tiny_samples(2, 64), pool).blocks) {
+    double sum = 0;
+    std::string names;
+    for (const TimeReport& time : block.times) sum += time.seconds, names += time.name + " ";
+    CHECK(names == "statistics clips rounding streams ");
+    CHECK(sum > 0);
+    CHECK(sum <= block.seconds);
   }
 }
 
@@ -120,10 +168,11 @@ TEST_CASE("a calibration does not depend on the number of threads") {
 TEST_CASE("a block that cannot be calibrated is named") {
   NoStore store;
   const Samples samples = test::tiny_samples(2, 32);
-  for (const char* tensor : {"model.layers.2.mlp.up_proj.weight", "model.layers.2.input_layernorm.weight"}) {
+  for (const char* tensor :
+       {"model.layers.2.mlp.up_proj.weight", "model.layers.2.input_layernorm.weight"}) {
     for (const Recipe& recipe : {recipes::atom, recipes::quarot}) {
-      const auto done = calibrate(Poisoned{test::tiny_source(), tensor}, Scheme::parse("W4A4-g32").value(), recipe,
-                                  samples, {}, store);
+      const auto done = calibrate(Poisoned{test::tiny_source(), tensor},
+                                  Scheme::parse("W4A4-g32").value(), recipe, samples, {}, store);
       REQUIRE_FALSE(done);
       CHECK(done.error().code == Errc::not_finite);
       CHECK(done.error().message.find("layer 2") != std::string::npos);

@@ -238,6 +238,10 @@ def test_report():
         check(same_numbers(page, "quantize", answer) == layers * (2 + 6 + 14) + 2, page.numbers)
         compared = ask("compare", path, "--reference", TINY, "--text", text, "--windows", "16")
         check(same_numbers(page, "compare", compared) == 7, page.numbers)
+        # QuaRot's rotations are undone for the left side.
+        calibrated(folder, "quarot", "W4A4-g64", "--report", html)
+        page = read_page(html)
+        check(all(maps == 2 for maps in page.heat_maps.values()), "before and after", page.heat_maps)
         # Nothing moved: one side each. Nothing calibrated: no heat map, and bits all the same.
         calibrated(folder, "gptq", "W4A16-g64", "--report", html)
         page = read_page(html)
@@ -246,10 +250,13 @@ def test_report():
         answer = ask("quantize", TINY, "--scheme", "W4A8-g64", "-o", rtn, "--report", html)
         page = read_page(html)
         check(not page.heat_maps and same_numbers(page, "quantize", answer) == 2, page.numbers)
+        # A page that cannot be made is refused before anything is.
+        os.remove(rtn), os.remove(html)
         refuse(1, ["absent", "cannot write"], "quantize", TINY, "--scheme", "W4A8-g64", "-o", rtn, "--report",
                os.path.join(folder, "absent", "page.html"))
         refuse(1, ["nowhere"], "quantize", TINY, "--scheme", "W4A8-g64", "-o", rtn, "--report", html,
                "--report-text", "nowhere")
+        check(not os.path.exists(rtn) and not os.path.exists(html), "nothing was made", os.listdir(folder))
     refuse(2, ["--report"], "quantize", TINY, "--scheme", "W4A8-g64", "-o", "x", "--report-text", "x")
     refuse(2, ["--statistics"], "inspect", TINY, *window)
 

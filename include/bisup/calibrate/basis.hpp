@@ -5,6 +5,8 @@
 // into the recipe's basis before anything is rounded; in float that changes nothing
 // (transform/merge.hpp).
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -27,6 +29,7 @@ namespace bisup {
 struct BasisBlock {
   FloatBlock<float> weights;
   llama::InputForms inputs;
+  std::vector<float> attention_gain, mlp_gain;  // [hidden]: norm weights that were folded, or empty
 };
 
 // The block's linears as views of its matrices, which must outlive them.
@@ -96,6 +99,7 @@ class ModelBasis {
 
   void change(BasisBlock& block, ThreadPool& pool) const {
     if (!rotates_) return;
+    block.attention_gain = block.weights.attention_norm, block.mlp_gain = block.weights.mlp_norm;
     fold_norms(block.weights);
     rotate_residual(block.weights, residual_, pool);
     rotate_values(block.weights, shape_, values_, pool);
@@ -103,6 +107,27 @@ class ModelBasis {
     absorb_input_rotation(block.weights.down.weights.ref(), down_, pool);
     block.inputs.output.rotation = output_;
     block.inputs.down.rotation = down_;
+  }
+
+  // Prepared inputs, x: [tokens, in] of llama::named_inputs[site], as the float model has them.
+  void restore(const BasisBlock& block, std::size_t site, MatrixRef<const float> x,
+               Matrix<float>& plain, ThreadPool& pool) const {
+    plain.resize(x.rows(), x.cols());
+    for (int t = 0; t < x.rows(); ++t) std::copy_n(x.row_data(t), x.cols(), plain.row(t).data());
+    if (!rotates_) return;
+    const auto restore_stream = [&](std::span<const float> gain) {
+      residual_.apply_inverse(plain.ref(), pool);
+      scale_columns(plain.ref(), gain);
+    };
+    if (site == 0) return restore_stream(block.attention_gain);
+    if (site == 2) return restore_stream(block.mlp_gain);
+    if (site == 3) return down_.apply_inverse(plain.ref(), pool);
+    output_.apply_inverse(plain.ref(), pool);
+    for (int t = 0; t < x.rows(); ++t) {
+      for (int c = 0; c < x.cols(); c += shape_.head_dim)
+        values_.apply_inverse(plain.row(t).subspan(static_cast<std::size_t>(c),
+                                                   static_cast<std::size_t>(shape_.head_dim)));
+    }
   }
 
  private:

@@ -52,12 +52,13 @@ struct Streams {
 template <class T = float>
 class BlockCalibrator {
  public:
-  // `longest`: tokens of the longest crop. Both references must outlive it.
+  // `longest`: tokens of the longest crop. All references must outlive it.
   BlockCalibrator(const llama::Config& config, const Scheme& scheme, const Recipe& recipe,
-                  int longest, ThreadPool& pool)
+                  const ModelBasis& basis, int longest, ThreadPool& pool)
       : config_(config),
         scheme_(scheme),
         recipe_(recipe),
+        basis_(basis),
         longest_(longest),
         rope_(config, longest),
         pool_(pool) {}
@@ -70,23 +71,27 @@ class BlockCalibrator {
     return policy;
   }
 
-  // `block` is in the recipe's basis. Moves both streams behind it. Errors: not_finite (activations
+  // `block` is in the basis. Moves both streams behind it. Errors: not_finite (activations
   // or weights), out_of_memory.
   Result<FinishedBlock> run(int layer, BasisBlock block, Streams& streams) {
     FinishedBlock done;
+    LapClock clock;
+    const auto lap = [&](const char* name) { done.report.times.push_back(clock.lap(name)); };
     done.report.layer = layer;
     for (std::size_t i = 0; i < 4; ++i) done.report.inputs[i].name = llama::named_inputs[i].name;
 
     auto exact = pass({});
     if (!exact) return exact.error();
-    const auto statistics = teach(dense_view(block), *exact, streams);
+    const auto statistics = teach(block, *exact, streams, done.report);
     if (!statistics) return statistics.error();
     const SitePower power = transform(block, *statistics, done.report);
+    lap("statistics");
     Block weights = dense_view(block);
 
     KvPolicy policy = this->policy();
     if (auto chosen = choose_clips(weights, *exact, streams, policy, done.report); !chosen)
       return chosen.error();
+    lap("clips");
     if (scheme_.quantizes_cache())
       done.kv.assign(static_cast<std::size_t>(config_.kv_heads), policy.entry(0, 0, 1));
     auto rounded = pass(policy);
@@ -104,12 +109,15 @@ class BlockCalibrator {
     }
     set_formats(weights, true, !scheme_.quantizes_weights(), done.report);
     done.weights = std::move(weights);
+    lap("rounding");
     if (recipe_.tuning.any()) {
       if (auto tuned = tune(done, block, power, streams); !tuned) return tuned.error();
+      lap("tuning");
     }
     auto final_pass = pass(layer_policy(done.kv));
     if (!final_pass) return final_pass.error();
     if (auto moved = advance(done, *final_pass, streams); !moved) return moved.error();
+    lap("streams");
     return done;
   }
 
@@ -122,16 +130,24 @@ class BlockCalibrator {
   }
 
   // Moves the float stream on; what the four inputs looked like on the way.
-  Result<Statistics> teach(const Block& dense, BlockPass& pass, Streams& streams) {
+  Result<Statistics> teach(const BasisBlock& block, BlockPass& pass, Streams& streams,
+                           BlockReport& report) {
+    const Block dense = dense_view(block);
     Statistics statistics;
-    for (const auto& [name, input] : llama::named_inputs) {
-      statistics.emplace_back(input_width(dense, input));
+    for (std::size_t site = 0; site < 4; ++site) {
+      statistics.emplace_back(input_width(dense, llama::named_inputs[site].input));
+      report.inputs[site].largest_before.assign(
+          static_cast<std::size_t>(statistics.back().channels()), 0);
     }
-    Matrix<float> x;
+    Matrix<float> x, plain;
     for (int i = 0; i < streams.exact.samples(); ++i) {
       streams.exact.read(i, x);
-      pass.run(dense, x.ref(), [&](int site, const llama::Activation& input) {
-        if (i < streams.crops) statistics[static_cast<std::size_t>(site)].add(input.exact());
+      pass.run(dense, x.ref(), [&](int index, const llama::Activation& input) {
+        if (i >= streams.crops) return;
+        const auto site = static_cast<std::size_t>(index);
+        statistics[site].add(input.exact());
+        basis_.restore(block, site, input.exact(), plain, pool_);
+        add_largest(plain.ref(), report.inputs[site].largest_before);
       });
       if (!std::isfinite(detail::square_sum(x.ref())))
         return Error{Errc::not_finite, "the float model's activations are not finite"};
@@ -163,7 +179,6 @@ class BlockCalibrator {
     SitePower power, largest;
     for (std::size_t site = 0; site < 4; ++site) {
       power[site] = statistics[site].power(), largest[site] = statistics[site].largest;
-      report.inputs[site].largest_before = largest[site];
       report.inputs[site].keepers = recipe_.keepers_of(statistics[site].channels());
     }
     if (recipe_.smoothing > 0) {
@@ -367,6 +382,7 @@ class BlockCalibrator {
   const llama::Config& config_;
   Scheme scheme_;
   const Recipe& recipe_;
+  const ModelBasis& basis_;
   int longest_;
   llama::RopeTable rope_;
   ThreadPool& pool_;

@@ -5,7 +5,9 @@
 // artefact holds none of it.
 
 #include <array>
+#include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace bisup {
@@ -29,8 +31,21 @@ struct InputReport {
 };
 
 struct TimeReport {
-  std::string name;  // "statistics", "clips", "rounding"
+  std::string name;  // "statistics", "clips", "rounding", "tuning", "streams"
   double seconds = 0;
+};
+
+// Where the time goes: each lap is what passed since the one before.
+class LapClock {
+ public:
+  [[nodiscard]] TimeReport lap(std::string name) {
+    const auto now = std::chrono::steady_clock::now();
+    const std::chrono::duration<double> passed = now - std::exchange(last_, now);
+    return {std::move(name), passed.count()};
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
 struct BlockReport {

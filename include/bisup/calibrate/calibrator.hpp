@@ -156,7 +156,7 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
   int longest = 0;
   for (int i = 0; i < streams->exact.samples(); ++i)
     longest = std::max(longest, streams->exact.length(i));
-  BlockCalibrator<> calibrator(config, scheme, recipe, longest, pool);
+  BlockCalibrator<> calibrator(config, scheme, recipe, *basis, longest, pool);
   model.kv = calibrator.policy();
   const int finished = store.finished();
   if (finished > 0) {

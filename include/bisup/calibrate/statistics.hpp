@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <span>
 #include <vector>
 
 #include <bisup/core/contract.hpp>
@@ -14,6 +16,16 @@
 #include <bisup/ops/rank_update.hpp>
 
 namespace bisup {
+
+// largest = max(largest, |x|) of each channel; x: [tokens, in].
+inline void add_largest(MatrixRef<const float> x, std::span<float> largest) {
+  BISUP_EXPECTS(static_cast<std::size_t>(x.cols()) == largest.size());
+  for (int t = 0; t < x.rows(); ++t) {
+    const float* row = x.row_data(t);
+    for (std::size_t i = 0; i < largest.size(); ++i)
+      largest[i] = std::max(largest[i], std::fabs(row[i]));
+  }
+}
 
 // Per channel: what the transforms and the clip search need.
 struct ChannelStatistics {
@@ -34,9 +46,9 @@ struct ChannelStatistics {
       for (std::size_t i = 0; i < squares.size(); ++i) {
         const double v = static_cast<double>(row[i]);
         squares[i] += v * v, sums[i] += v;
-        largest[i] = std::max(largest[i], std::fabs(row[i]));
       }
     }
+    add_largest(x, largest);
     tokens += x.rows();
   }
   void merge(const ChannelStatistics& other) {

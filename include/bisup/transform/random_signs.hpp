@@ -71,6 +71,10 @@ class RandomizedHadamard {
   void apply(MatrixRef<T> rows, ThreadPool& pool) const {
     rotate_rows(rows, signs_, pool), hadamard_.apply(rows, pool);
   }
+  template <class T>
+  void apply_inverse(MatrixRef<T> rows, ThreadPool& pool) const {
+    hadamard_.apply_inverse(rows, pool), rotate_rows(rows, signs_, pool);
+  }
 
  private:
   RandomSigns signs_;
