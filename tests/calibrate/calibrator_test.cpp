@@ -38,7 +38,7 @@ std::vector<float> logits_of(const llama::Model& model) {
 
 Recipe small(Recipe recipe) {
   if (recipe.tuning.any())
-    recipe.tuning = {.rank = 8, .length = 64, .block_steps = 16, .end_to_end_steps = 60};
+    recipe.tuning = {.rank = 8, .length = 128, .block_steps = 16, .end_to_end_steps = 60};
   return recipe;
 }
 
@@ -82,8 +82,9 @@ TEST_CASE("without rounding every basis computes what the float model computes")
 TEST_CASE("what a recipe learns shows on text it has not seen") {
   ThreadPool pool(2);
   const Samples samples = test::tiny_samples(24, 128);
-  // So few bits that tuning gains ten times what another target's rounding changes.
-  const char* const scheme = "W2A3KV3-g32-head16";
+  // So few bits that tuning gains .12 to .23 nats and 15 % or more of the end-to-end loss, whatever
+  // the seed; at W3A3 it gains less than another target's order of summation changes.
+  const char* const scheme = "W2A2KV2-g32-head16";
   const double exact = nll(llama::read_model(test::tiny_source()).value(), pool);
   const double plain = nll(calibrated(recipes::rtn, scheme, samples, pool).model, pool);
   for (const auto& [base, name] :
