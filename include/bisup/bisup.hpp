@@ -28,6 +28,7 @@
 #include <bisup/ops/attend.hpp>
 #include <bisup/ops/cholesky.hpp>
 #include <bisup/ops/dequantize.hpp>
+#include <bisup/ops/dot.hpp>
 #include <bisup/ops/gemm.hpp>
 #include <bisup/ops/gemm_blocks.hpp>
 #include <bisup/ops/gemm_dense.hpp>
@@ -73,6 +74,7 @@
 #include <bisup/cache/kv_pool.hpp>
 #include <bisup/cache/kv_rounding.hpp>
 #include <bisup/cache/kv_shelf.hpp>
+#include <bisup/cache/packed_rows.hpp>
 #include <bisup/cache/prompt_cache.hpp>
 #include <bisup/llama/activation.hpp>
 #include <bisup/llama/block.hpp>
@@ -89,8 +91,11 @@
 #include <bisup/llama/stored_prompt.hpp>
 #include <bisup/llama/tensor_names.hpp>
 #include <bisup/llama/weights.hpp>
+#include <bisup/evaluate/cache_error.hpp>
 #include <bisup/evaluate/divergence.hpp>
+#include <bisup/evaluate/error_propagation.hpp>
 #include <bisup/evaluate/perplexity.hpp>
+#include <bisup/evaluate/stream_basis.hpp>
 #include <bisup/evaluate/windows.hpp>
 #include <bisup/allocate/knapsack.hpp>
 #include <bisup/allocate/kv_search.hpp>

@@ -63,7 +63,7 @@ TEST_CASE("rows become orthonormal, and what adds nothing becomes zero") {
   for (int c = 0; c < 50; ++c) m(1, c) = -2 * m(0, c);
   orthonormalise_rows(m.ref());
   for (int c = 0; c < 50; ++c) CHECK(m(1, c) == 0);
-  CHECK(detail::dot(m.row(2), m.row(2)) == Approx(1).epsilon(60 * unit));
+  CHECK(dot(m.row(2), m.row(2)) == Approx(1).epsilon(60 * unit));
 }
 
 TEST_CASE("singular values and the spaces of their vectors are those of a full decomposition") {

@@ -104,6 +104,10 @@ class KvCache {
   [[nodiscard]] int size(int layer) const {
     return at(layer).size();
   }
+  // Of a layer's tokens, so many are stored rounded; later ones are exact yet.
+  [[nodiscard]] int packed_tokens(int layer) const {
+    return at(layer).packed_end();
+  }
   [[nodiscard]] int capacity() const noexcept {
     return shape().capacity;
   }

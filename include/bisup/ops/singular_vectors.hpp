@@ -6,7 +6,6 @@
 // time. Bit-identical for any number of threads.
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -17,27 +16,11 @@
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/random.hpp>
 #include <bisup/core/thread_pool.hpp>
+#include <bisup/ops/dot.hpp>
 #include <bisup/ops/matrix_product.hpp>
 #include <bisup/ops/symmetric_eigen.hpp>
 
 namespace bisup {
-
-namespace detail {
-
-// In sixteen sums, which compilers turn into vector instructions and which round less than one.
-[[nodiscard]] inline double dot(std::span<const float> x, std::span<const float> y) {
-  std::array<float, 16> sums = {};
-  std::size_t i = 0;
-  for (; i + 16 <= x.size(); i += 16) {
-    for (std::size_t j = 0; j < 16; ++j) sums[j] += x[i + j] * y[i + j];
-  }
-  double sum = 0;
-  for (const float s : sums) sum += s;
-  for (; i < x.size(); ++i) sum += static_cast<double>(x[i]) * y[i];
-  return sum;
-}
-
-}  // namespace detail
 
 // Makes the rows of m orthonormal, each within the span of itself and those above: Gram and
 // Schmidt, twice, which is enough. A row that adds nothing beyond rounding becomes zero.
@@ -45,15 +28,15 @@ inline void orthonormalise_rows(MatrixRef<float> m) {
   constexpr double nothing = 1e-5;  // of its length; 2^-24 is one rounding
   for (int i = 0; i < m.rows(); ++i) {
     const std::span<float> row = m.row(i);
-    const double before = std::sqrt(detail::dot(row, row));
+    const double before = std::sqrt(dot(row, row));
     for (int pass = 0; pass < 2; ++pass) {
       for (int j = 0; j < i; ++j) {
         const std::span<const float> above = m.row(j);
-        const auto share = static_cast<float>(detail::dot(row, above));
+        const auto share = static_cast<float>(dot(row, above));
         for (std::size_t k = 0; k < row.size(); ++k) row[k] -= share * above[k];
       }
     }
-    const double after = std::sqrt(detail::dot(row, row));
+    const double after = std::sqrt(dot(row, row));
     const auto factor = static_cast<float>(after > nothing * before ? 1 / after : 0);
     for (float& value : row) value *= factor;
   }
