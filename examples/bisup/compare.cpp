@@ -4,8 +4,11 @@
 
 #include <bisup/evaluate/divergence.hpp>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "command.hpp"
+#include "propagation.hpp"
 #include "terminal.hpp"
 #include "windows.hpp"
 
@@ -18,6 +21,7 @@ struct CompareCommand {
   KvOptions kv;
   std::string reference, text;
   bisup::WindowOptions windows;
+  bool propagation = false;
 
   bisup::Result<void> run() const {
     const Clock clock;
@@ -37,6 +41,14 @@ struct CompareCommand {
     const auto result = bisup::divergence(model, *policy, theirs->model, theirs->model.kv, *ids,
                                           windows, pool, std::ref(meter));
     if (!result) return about(result.error(), blamed(result.error(), text, common.model));
+    std::optional<bisup::ErrorPropagation> propagated;
+    if (propagation) {
+      Meter again("propagation");
+      auto found = bisup::error_propagation(model, *policy, theirs->model, *ids, windows, pool,
+                                            std::ref(again));
+      if (!found) return about(found.error(), blamed(found.error(), text, common.model));
+      propagated = std::move(found).value();
+    }
     if (common.json) {
       print({{"kl_mean", result->kl_mean},
              {"kl_stderr", result->kl_stderr},
@@ -60,6 +72,7 @@ struct CompareCommand {
              {"kv", kv_name(*policy)},
              {"kv_sinks", policy->sinks},
              {"kv_recent", policy->recent},
+             {"layers", propagated ? describe(*propagated) : nlohmann::json::array()},
              {"seconds", clock.seconds()}});
       return {};
     }
@@ -70,6 +83,7 @@ struct CompareCommand {
     fmt::print("perplexity {:.4f} against {:.4f}, {} windows of {} tokens, {}\n",
                result->model.perplexity(), result->reference.perplexity(), result->model.windows,
                result->model.context, duration(clock.seconds()));
+    if (propagated) fmt::print("{}", explain(*propagated));
     return {};
   }
 };
@@ -84,6 +98,8 @@ void add_compare(CLI::App& app, Action& action) {
   sub->add_option("--reference", options->reference, "the model to compare with")->required();
   add_window_options(*sub, options->text, options->windows);
   add_kv_options(*sub, options->kv);
+  sub->add_flag("--propagation", options->propagation,
+                "also how far each layer is off, and whose keys and values did it");
   sub->callback([options, &action] { action = [options] { return options->run(); }; });
 }
 

@@ -83,7 +83,7 @@ class Page {
 
   std::string write(const std::optional<ReportEvaluation>& evaluation) {
     head(evaluation);
-    if (evaluation) quality(*evaluation);
+    if (evaluation) quality(*evaluation), directions(*evaluation);
     if (!blocks_.empty()) {
       block_errors();
       linear_errors();
@@ -121,7 +121,7 @@ class Page {
         "<b>{}</b> at <b>{}</b></p>\n</header>\n<div class=\"cards\">\n",
         model, escaped(report_.method), model_.scheme.name());
     if (evaluation) {
-      const auto& d = evaluation->divergence;
+      const auto& d = evaluation->model.divergence;
       card(datum("compare/perplexity", d.model.perplexity(),
                  fmt::format("{:.2f}", d.model.perplexity())),
            fmt::format("perplexity, float {:.2f}", d.reference.perplexity()));
@@ -144,11 +144,7 @@ class Page {
   }
 
   void quality(const ReportEvaluation& evaluation) {
-    const bisup::Divergence& d = evaluation.divergence;
-    std::vector<double> gaps;
-    for (std::size_t w = 0; w < d.model.window_nll.size(); ++w)
-      gaps.push_back(d.model.window_nll[w] - d.reference.window_nll[w]);
-    const auto gap = bisup::mean_of_windows(gaps);
+    const bisup::Divergence& d = evaluation.model.divergence;
     section("quality", "Perplexity",
             fmt::format("{}: {} windows of {} tokens, {} positions. &#177; is one standard error "
                         "over windows; the gap is paired.",
@@ -164,22 +160,88 @@ class Page {
         with_error(
             datum("compare/reference_nll", d.reference.nll, fmt::format("{:.4f}", d.reference.nll)),
             d.reference.nll_stderr));
-    put("<tr><th>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n"
-        "</tbody></table></div>\n</section>\n",
-        model_.scheme.name(),
-        datum("compare/perplexity", d.model.perplexity(),
-              fmt::format("{:.3f}", d.model.perplexity())),
-        with_error(datum("compare/nll", d.model.nll, fmt::format("{:.4f}", d.model.nll)),
+    if (evaluation.base) quality_row(*evaluation.base, "base/");
+    quality_row(evaluation.model, "compare/");
+    add("</tbody></table></div>\n</section>\n");
+  }
+  void quality_row(const Measured& measured, const std::string& at) {
+    const bisup::Divergence& d = measured.divergence;
+    std::vector<double> gaps;
+    for (std::size_t w = 0; w < d.model.window_nll.size(); ++w)
+      gaps.push_back(d.model.window_nll[w] - d.reference.window_nll[w]);
+    const auto gap = bisup::mean_of_windows(gaps);
+    put("<tr><th>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+        escaped(measured.name),
+        datum(at + "perplexity", d.model.perplexity(), fmt::format("{:.3f}", d.model.perplexity())),
+        with_error(datum(at + "nll", d.model.nll, fmt::format("{:.4f}", d.model.nll)),
                    d.model.nll_stderr),
         with_error(fmt::format("{:+.4f}", gap.mean), gap.standard_error),
-        with_error(datum("compare/kl_mean", d.kl_mean, fmt::format("{:.4f}", d.kl_mean)),
-                   d.kl_stderr),
-        datum("compare/kl_p99", d.kl_p99),
-        datum("compare/top1_agreement", d.top1_agreement,
+        with_error(datum(at + "kl_mean", d.kl_mean, fmt::format("{:.4f}", d.kl_mean)), d.kl_stderr),
+        datum(at + "kl_p99", d.kl_p99),
+        datum(at + "top1_agreement", d.top1_agreement,
               fmt::format("{:.2f} %", 100 * d.top1_agreement)));
   }
   static std::string with_error(const std::string& number, double error) {
     return std::isfinite(error) ? fmt::format("{} <i>&#177; {:.4f}</i>", number, error) : number;
+  }
+
+  // Both of BiSup's directions, layer by layer.
+  void directions(const ReportEvaluation& evaluation) {
+    const auto& p = evaluation.model.propagation;
+    section("directions", "How error travels",
+            fmt::format(
+                "Over {} windows of {} tokens of the same text. Vertically: the residual stream "
+                "behind each block against the float model's. Horizontally: attention's output "
+                "against what it would be with an exact cache.",
+                p.windows, p.context));
+    add("<div class=\"pair\">\n");
+    chart_of(evaluation, "vertical", "error of the residual stream",
+             [](const bisup::LayerPropagation& layer) { return layer.stream_error; });
+    const auto horizontal = [](const bisup::LayerPropagation& layer) { return layer.cache_error; };
+    if (std::any_of(p.layers.begin(), p.layers.end(),
+                    [&](const auto& l) { return horizontal(l) > 0; })) {
+      chart_of(evaluation, "horizontal", "error of attention because of the cache", horizontal);
+      add("</div>\n<div class=\"sides\">\n");
+      if (evaluation.base) sources_of(*evaluation.base, evaluation);
+      sources_of(evaluation.model, evaluation);
+    }
+    add("</div>\n</section>\n");
+  }
+  template <class Of>
+  void chart_of(const ReportEvaluation& evaluation, std::string_view id, const std::string& title,
+                Of&& of) {
+    std::vector<charts::Series> series;
+    std::string keys;
+    const auto draw = [&](const Measured& measured, bool faint) {
+      charts::Series line{measured.name, {}, 0, faint};
+      for (const auto& layer : measured.propagation.layers) line.values.push_back(of(layer));
+      series.push_back(std::move(line));
+      keys += key(faint ? "faint" : "s0", escaped(measured.name));
+    };
+    if (evaluation.base) draw(*evaluation.base, true);
+    draw(evaluation.model, false);
+    put("<figure id=\"{}\">{}<figcaption>{} {}</figcaption></figure>\n", id,
+        charts::lines({.title = title, .series = series, .height = 230}), title, keys);
+  }
+  // Whose keys and values did it: layers by source tokens, both models in the same colours.
+  void sources_of(const Measured& measured, const ReportEvaluation& evaluation) {
+    double high = 0;
+    for (const Measured* one : {&evaluation.model, evaluation.base ? &*evaluation.base : nullptr}) {
+      if (one == nullptr) continue;
+      for (const auto& layer : one->propagation.layers) {
+        for (const double error : layer.source_error) high = std::max(high, error);
+      }
+    }
+    charts::HeatMap map;
+    for (const auto& layer : measured.propagation.layers) {
+      const std::vector<float> row(layer.source_error.begin(), layer.source_error.end());
+      map.rows.push_back(charts::binned(row, heat_columns));
+    }
+    map.title = "error of attention by source token, " + measured.name;
+    map.columns = "source tokens of a window";
+    map.low = high * 1e-4, map.high = high;
+    put("<div class=\"side\"><p>{}: whose keys and values do it</p>{}</div>\n",
+        escaped(measured.name), charts::heat_map(map));
   }
 
   // A legend entry of a series' colour.
@@ -543,21 +605,45 @@ class Page {
   std::string html_;
 };
 
-bisup::Result<ReportEvaluation> measure_for_report(const std::string& text, const Report& report,
+bisup::Result<Measured> measure_one(std::string name, const bisup::llama::Model& model,
+                                    const bisup::llama::Model& reference, std::span<const int> ids,
+                                    bisup::ThreadPool& pool) {
+  constexpr int windows = 16, propagation_windows = 2, propagation_context = 1024;
+  Meter meter("measuring " + name), again("following " + name);
+  auto divergence = bisup::divergence(model, model.kv, reference, reference.kv, ids,
+                                      {.windows = windows}, pool, std::ref(meter));
+  if (!divergence) return divergence.error();
+  auto propagation =
+      bisup::error_propagation(model, model.kv, reference, ids,
+                               {.context = std::min(propagation_context, divergence->model.context),
+                                .windows = propagation_windows},
+                               pool, std::ref(again));
+  if (!propagation) return propagation.error();
+  return Measured{std::move(name), std::move(divergence).value(), std::move(propagation).value()};
+}
+
+bisup::Result<ReportEvaluation> measure_for_report(const ReportOptions& options,
+                                                   const Report& report,
                                                    const bisup::llama::Model& model,
                                                    bisup::ThreadPool& pool) {
-  constexpr int windows = 16;
   const auto file = open_model(report.model, "", pool);
   if (!file) return file.error();
   const auto tokenizer = open_tokenizer(file->tokenizer);
   if (!tokenizer) return tokenizer.error();
-  const auto ids = read_ids(text, *tokenizer);
+  const auto ids = read_ids(options.text, *tokenizer);
   if (!ids) return ids.error();
-  Meter meter("measuring");
-  auto divergence = bisup::divergence(model, model.kv, file->model, file->model.kv, *ids,
-                                      {.windows = windows}, pool, std::ref(meter));
-  if (!divergence) return about(divergence.error(), blamed(divergence.error(), text, report.model));
-  return ReportEvaluation{text, std::move(divergence).value()};
+  auto ours =
+      measure_one(report.method + " " + model.scheme.name(), model, file->model, *ids, pool);
+  if (!ours) return about(ours.error(), blamed(ours.error(), options.text, report.model));
+  ReportEvaluation evaluation{options.text, std::move(ours).value()};
+  if (options.base.empty()) return evaluation;
+  const auto base = open_model(options.base, "", pool);
+  if (!base) return base.error();
+  const auto name = std::filesystem::path(options.base).stem().string();
+  auto theirs = measure_one(name, base->model, file->model, *ids, pool);
+  if (!theirs) return about(theirs.error(), blamed(theirs.error(), options.text, options.base));
+  evaluation.base = std::move(theirs).value();
+  return evaluation;
 }
 
 }  // namespace
@@ -566,6 +652,8 @@ void add_report_options(CLI::App& sub, ReportOptions& options) {
   auto* report = sub.add_option("--report", options.output, "also write a page about it, .html");
   sub.add_option("--report-text", options.text, "measure both models on this text for the page")
       ->needs(report);
+  sub.add_option("--report-base", options.base, "another artefact, to compare with on the page")
+      ->needs("--report-text");
 }
 
 bisup::Result<void> expect_report(const ReportOptions& options) {
@@ -573,9 +661,11 @@ bisup::Result<void> expect_report(const ReportOptions& options) {
   // Removes what it made.
   if (auto file = bisup::io::AtomicFile::create(options.output); !file) return file.error();
   std::error_code failed;
-  const bool standard = options.text.empty() || options.text == "-";
-  if (standard || std::filesystem::exists(options.text, failed)) return {};
-  return bisup::Error{bisup::Errc::cannot_open, "there is no such file", options.text};
+  for (const std::string& path : {options.text, options.base}) {
+    if (!path.empty() && path != "-" && !std::filesystem::exists(path, failed))
+      return bisup::Error{bisup::Errc::cannot_open, "there is no such file", path};
+  }
+  return {};
 }
 
 std::string report_page(const Report& report, const bisup::llama::Model& model,
@@ -589,7 +679,7 @@ bisup::Result<void> write_report(const ReportOptions& options, Report report,
   std::optional<ReportEvaluation> evaluation;
   if (!options.text.empty()) {
     const Clock clock;
-    auto measured = measure_for_report(options.text, report, model, pool);
+    auto measured = measure_for_report(options, report, model, pool);
     if (!measured) return measured.error();
     evaluation = std::move(measured).value();
     report.times.push_back({"measuring", clock.seconds()});

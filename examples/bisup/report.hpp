@@ -12,6 +12,7 @@
 #include <bisup/core/result.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/evaluate/divergence.hpp>
+#include <bisup/evaluate/error_propagation.hpp>
 #include <bisup/llama/model.hpp>
 #include <cstddef>
 #include <nlohmann/json.hpp>
@@ -23,7 +24,7 @@
 namespace command {
 
 struct ReportOptions {
-  std::string output, text;  // empty: no report; no measuring
+  std::string output, text, base;  // empty: no report; no measuring; nothing to compare with
 };
 void add_report_options(CLI::App& sub, ReportOptions& options);
 // Before anything long: can the page be written, and is there a text to measure on?
@@ -39,10 +40,16 @@ struct Report {
   double seconds = 0;
 };
 
-// What --report-text measures.
+// What --report-text measures, of the model and of what --report-base compares it with.
+struct Measured {
+  std::string name;
+  bisup::Divergence divergence;
+  bisup::ErrorPropagation propagation;
+};
 struct ReportEvaluation {
   std::string text;
-  bisup::Divergence divergence;
+  Measured model;
+  std::optional<Measured> base = {};
 };
 
 [[nodiscard]] std::string report_page(const Report& report, const bisup::llama::Model& model,

@@ -96,7 +96,7 @@ def test_fields():
             "quantize": ask(*CALIBRATE, "-o", finished),
             "quantize --dry-run": ask(*CALIBRATE, "-o", finished, "--dry-run"),
             "perplexity": ask("perplexity", TINY, *SMALL, "--scheme", "W4A4KV4-g64"),
-            "compare": ask("compare", small, "--reference", TINY, *SMALL),
+            "compare": ask("compare", small, "--reference", TINY, *SMALL, "--propagation"),
             "generate": ask("generate", small, "--prompt", "Once upon", "-n", "8"),
             "chat": ask("chat", small, "-n", "8", stdin="hello\n"),
             "tokenize": ask("tokenize", TINY, "--text", "one two"),
@@ -127,6 +127,7 @@ def test_numbers():
         small, _ = artefact(folder)
         compared = ask("compare", small, "--reference", TINY, *SMALL)
         alone = ask("perplexity", small, *SMALL)
+        traveled = ask("compare", small, "--reference", TINY, *SMALL, "--propagation")
         simulated = ask("perplexity", TINY, *SMALL, "--scheme", "W4A8KV4-g64")
     check(compared["reference_nll"] == float_["nll"], "the same loop, the same numbers")
     check(compared["reference_window_nll"] == float_["window_nll"], "window by window")
@@ -141,6 +142,11 @@ def test_numbers():
     # Integers and their simulation differ by the order of sums, and here and there by one code.
     check(abs(simulated["nll"] - alone["nll"]) < 0.02, simulated["nll"], alone["nll"])
     check(ask("compare", TINY, "--reference", TINY, *SMALL)["top1_agreement"] == 1, "with itself")
+    check(compared["layers"] == [] and len(traveled["layers"]) == 4, "only if asked", traveled["layers"])
+    for layer in traveled["layers"]:
+        ranges = [(source["first"], source["last"]) for source in layer["sources"]]
+        check(ranges == [(0, 0), (1, 3), (4, 15), (16, 63)], "all source tokens, once", ranges)
+        check(layer["stream_error"] > 0 and layer["cache_error"] > 0, layer)
     answers = [ask("generate", TINY, "--prompt", "Once", "-n", "12", "--temperature", "1", "--seed", s)["tokens"]
                for s in ("1", "1", "2")]
     check(answers[0] == answers[1] != answers[2], "seeds", answers)
@@ -238,8 +244,13 @@ def test_report():
         check(same_numbers(page, "quantize", answer) == layers * (2 + 6 + 14) + 2, page.numbers)
         compared = ask("compare", path, "--reference", TINY, "--text", text, "--windows", "16")
         check(same_numbers(page, "compare", compared) == 7, page.numbers)
-        # QuaRot's rotations are undone for the left side.
-        calibrated(folder, "quarot", "W4A4-g64", "--report", html)
+        check({"vertical", "horizontal"} <= set(page.ids), "both directions", page.ids)
+        # QuaRot's rotations are undone for the left side. A base is told beside.
+        _, answer = calibrated(folder, "quarot", "W4A4-g64", "--report", html, "--report-text", text,
+                               "--report-base", path)
+        page = read_page(html)
+        check(same_numbers(page, "base", compared) == 5, "what compare says of the base", page.numbers)
+        check("vertical" in page.ids and "horizontal" not in page.ids, "an exact cache", page.ids)
         page = read_page(html)
         check(all(maps == 2 for maps in page.heat_maps.values()), "before and after", page.heat_maps)
         # Nothing moved: one side each. Nothing calibrated: no heat map, and bits all the same.
@@ -256,6 +267,8 @@ def test_report():
                os.path.join(folder, "absent", "page.html"))
         refuse(1, ["nowhere"], "quantize", TINY, "--scheme", "W4A8-g64", "-o", rtn, "--report", html,
                "--report-text", "nowhere")
+        refuse(1, ["nowhere"], "quantize", TINY, "--scheme", "W4A8-g64", "-o", rtn, "--report", html,
+               "--report-text", text, "--report-base", "nowhere")
         check(not os.path.exists(rtn) and not os.path.exists(html), "nothing was made", os.listdir(folder))
     refuse(2, ["--report"], "quantize", TINY, "--scheme", "W4A8-g64", "-o", "x", "--report-text", "x")
     refuse(2, ["--statistics"], "inspect", TINY, *window)
