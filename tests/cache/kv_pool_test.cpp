@@ -110,7 +110,7 @@ TEST_CASE("32 sequences that share a prompt of 512 tokens cost one prompt") {
           32u * 3 * (pages.exact.page_bytes() + pages.stored.page_bytes()));
     forks.clear();
     CHECK(root->pool().used_bytes() == one);
-    CHECK(root->pool().allocated_bytes() >= one);
+    CHECK(root->pool().allocated_bytes() > one);  // there is room for more
     CHECK(root->fork());
   }
 }
