@@ -5,10 +5,12 @@
 table of docs/kv-cache.md.
 
     python3 bench/accuracy/kv_cache.py MODEL TEXT [--bisup build/release/bin/bisup] [--windows N]
-        [--contexts 1024,2048] [--table FILE] [--results FILE] [--no-measuring]
+        [--contexts 1024,2048] [--rows NAMES] [--search-text FILE] [--results FILE] [--no-measuring]
 
 The model is compared with itself with a float cache, window by window. Results are kept in a file, so
-that a run that was stopped goes on.
+that a run that was stopped goes on; --rows "KV4 fitted,searched" measures these alone and writes no
+document. --search-text chooses bits by layer on another text (bisup quantize --kv-search 3), measures them
+on TEXT, and prints what part of the gaps of uniform 3 bits and of K4V2 that saves.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import json
 import math
 import os
 import re
+import struct
 import subprocess
 import sys
 
@@ -42,10 +45,40 @@ def ask(arguments, *options):
     return json.loads(done.stdout)
 
 
+def searched_table(arguments):
+    """Bits by layer, 3 on average: quantize writes them into an artefact, from whose header they are read."""
+    name = f"kv_search_{arguments.search_windows}x{arguments.search_context}"
+    table = os.path.join(os.path.dirname(arguments.results), name + ".json")
+    if not os.path.exists(table):
+        artefact = os.path.join(os.path.dirname(arguments.results), name + ".safetensors")
+        ask(arguments, "quantize", arguments.model, "--scheme", "W8A16KV3", "--kv-search", "3",
+            "--kv-search-text", arguments.search_text, "--kv-search-windows", str(arguments.search_windows),
+            "--kv-search-context", str(arguments.search_context), *FITTED, "-o", artefact)
+        with open(artefact, "rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        os.remove(artefact)
+        policy = next(json.loads(text)["kv"] for text in header["__metadata__"].values() if '"kv":' in text)
+        with open(table, "w", encoding="utf-8") as file:
+            json.dump(policy, file)
+    return table
+
+
+def print_savings(results, contexts):
+    for context in contexts:
+        found = results.get(f"searched, 3 bits @ {context}")
+        for other in ("KV3 fitted", "K4V2 fitted"):
+            uniform = results.get(f"{other} @ {context}")
+            if found and uniform and found["windows"] == uniform["windows"]:
+                print(f"searched against {other} at {context}: {1 - found['gap'] / uniform['gap']:.1%} less gap, "
+                      f"{1 - found['kl'] / uniform['kl']:.1%} less KL, {found['windows']} windows")
+
+
 def measure(arguments, results):
     policies = [(f"{side} {kind}", SIDES[side] + KINDS[kind]) for kind in KINDS for side in SIDES]
-    if arguments.table:
-        policies.append(("searched, 3 bits", ["--kv-table", arguments.table]))
+    if arguments.search_text:
+        policies.append(("searched, 3 bits", ["--kv-table", searched_table(arguments)]))
+    if arguments.rows:
+        policies = [(name, options) for name, options in policies if name.split(",")[0] in arguments.rows]
     model = ask(arguments, "inspect", arguments.model, "--kv", "16")
     results["float_bytes"] = model["kv_bytes_per_token"]
     for context in arguments.contexts:
@@ -57,7 +90,7 @@ def measure(arguments, results):
             found = ask(arguments, "compare", arguments.model, "--reference", arguments.model, "--text", arguments.text,
                         "--context", str(context), "--windows", str(arguments.windows), *options)
             exact = seen["kv_sinks"] + seen["kv_recent"]
-            total = exact * results["float_bytes"] + (context - exact) * seen["kv_bytes_per_token"]
+            total = exact * seen["kv_exact_bytes_per_token"] + (context - exact) * seen["kv_bytes_per_token"]
             results[key] = {"name": name, "context": context, "windows": found["windows"],
                             "gap": found["nll"] - found["reference_nll"], "kl": found["kl_mean"],
                             "kl_stderr": found["kl_stderr"], "bits": 32 * total / context / results["float_bytes"]}
@@ -123,7 +156,10 @@ def main():
     parser.add_argument("--bisup", default=os.path.join(ROOT, "build", "release", "bin", "bisup"))
     parser.add_argument("--contexts", default="1024,2048", type=lambda s: [int(c) for c in s.split(",")])
     parser.add_argument("--windows", default=16, type=int)
-    parser.add_argument("--table", help="a table to measure too, from quantize --kv-search")
+    parser.add_argument("--rows", type=lambda s: s.split(","), help="only these, as the table names them")
+    parser.add_argument("--search-text", help="choose bits by layer on this text and measure them too")
+    parser.add_argument("--search-windows", default=2, type=int)
+    parser.add_argument("--search-context", default=512, type=int)
     parser.add_argument("--results", default=os.path.join(ROOT, "build", "kv_cache.json"))
     parser.add_argument("--no-measuring", action="store_true", help="only write what was measured before")
     arguments = parser.parse_args()
@@ -133,6 +169,9 @@ def main():
             results = json.load(file)
     if not arguments.no_measuring:
         measure(arguments, results)
+    print_savings(results, arguments.contexts)
+    if arguments.rows:
+        return  # the documents show whole tables
     with open(os.path.join(ROOT, "docs", "kv-cache.svg"), "w", encoding="utf-8") as file:
         file.write(chart(results, max(r["context"] for r in results.values() if isinstance(r, dict))))
     path = os.path.join(ROOT, "docs", "kv-cache.md")

@@ -40,8 +40,9 @@ bool agrees(const KvCache& cache, MatrixRef<const float> query, MatrixRef<const 
     AttentionTile tile{.queries = q.data(), .out = sum.data(), .maximum = &maximum, .sum = &total};
     tile.rows = 1, tile.dim = head_dim, tile.first_query = cache.size() - 1, tile.first_key = key;
     for (int p = 0; p < kv_panels && key + p * kv_panel < cache.size(); ++p) {
-      tile.exact_keys[p] = head.keys.exact_panel(key / kv_panel + p);
-      tile.exact_values[p] = head.values.exact_panel(key / kv_panel + p);
+      const int panel = key / kv_panel + p;
+      tile.exact_keys[p] = static_cast<const float*>(head.keys.exact_panel(panel));
+      tile.exact_values[p] = static_cast<const float*>(head.values.exact_panel(panel));
     }
     scalar::attend(tile);
   }

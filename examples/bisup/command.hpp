@@ -47,7 +47,7 @@ CLI::App* add_subcommand(CLI::App& app, const char* name, const char* does, cons
 struct KvOptions {
   std::optional<int> bits = {}, key_bits = {}, value_bits = {}, group = {}, sinks = {}, recent = {};
   bool rotate = false, fit = false;
-  std::string table = {};
+  std::string table = {}, exact = {};
   bool talks = false;  // generate and chat: 4 sinks and 64 recent tokens unless told otherwise
 };
 void add_kv_options(CLI::App& sub, KvOptions& options);

@@ -5,6 +5,8 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <bisup/io/prompt_file.hpp>
+#include <bisup/llama/stored_prompt.hpp>
 #include <bisup/text/model_files.hpp>
 #include <cmath>
 #include <utility>
@@ -48,6 +50,9 @@ void add_conversation_options(CLI::App& sub, ConversationOptions& options) {
   add_kv_options(sub, options.kv);
   sub.add_flag("--roll", options.generate.rolls,
                "when the context is full, go on with its first tokens and the newest half");
+  sub.add_option("--load-prompt", options.load_prompt,
+                 "begin behind what --save-prompt kept in this file")
+      ->option_text("FILE");
   sub.add_option("--template", options.chat_family,
                  "the chat template's family, whatever the model says")
       ->check(CLI::IsMember({"chatml", "qwen", "llama2", "llama3"}));
@@ -58,6 +63,11 @@ Result<std::unique_ptr<Conversation>> Conversation::open(const ConversationOptio
   bisup::ThreadPool pool(options.common.threads);
   auto file = open_model(options.common.model, options.scheme, pool);
   if (!file) return file.error();
+  if (!options.load_prompt.empty()) {
+    auto prompt = bisup::io::load_prompt(options.load_prompt, file->model);
+    if (!prompt) return prompt.error();
+    file->model.prompt = std::move(prompt).value();
+  }
   auto tokenizer = open_tokenizer(file->tokenizer);
   if (!tokenizer) return tokenizer.error();
   std::unique_ptr<Conversation> made(
@@ -102,6 +112,13 @@ Result<std::vector<int>> Conversation::ids_of(std::span<const text::ChatMessage>
   const auto segments = template_.format(messages, options);
   if (!segments) return about(segments.error(), options_.common.model);
   return tokenizer_.encode(*segments);
+}
+
+Result<void> Conversation::save_prompt(const std::string& path, const std::vector<int>& ids) {
+  const auto rest = bisup::after_prompt(ids, model().prompt);
+  const auto prompt = bisup::llama::store_prompt(model(), rest, bisup::DType::f16, pool_);
+  if (!prompt) return about(prompt.error(), options_.common.model);
+  return bisup::io::save_prompt(path, model(), *prompt);
 }
 
 Result<Answer> Conversation::answer(const std::vector<int>& request, const text::Emit& show) {

@@ -20,7 +20,7 @@ namespace command {
 struct ConversationOptions {
   Common common;
   KvOptions kv;
-  std::string scheme, chat_family;
+  std::string scheme, chat_family, load_prompt;
   int context = 4096;
   bisup::text::GenerateOptions generate;
 };
@@ -58,6 +58,8 @@ class Conversation {
   [[nodiscard]] const bisup::llama::Model& model() const { return file_.model; }
   [[nodiscard]] const bisup::KvPolicy& policy() const { return policy_; }
 
+  // Keeps the keys and values of these tokens, behind those of the model's prompt, in a file.
+  bisup::Result<void> save_prompt(const std::string& path, const std::vector<int>& ids);
   // Answers the whole token list; what the cache knows of its beginning is not computed again.
   // Pieces of text go to `show` as they are certain.
   bisup::Result<Answer> answer(const std::vector<int>& request, const bisup::text::Emit& show);

@@ -13,7 +13,7 @@ namespace command {
 namespace {
 
 struct GenerateCommand : ConversationOptions {
-  std::string prompt, system;
+  std::string prompt, system, save_prompt;
   bool chat = false;
 
   bisup::Result<void> run() const {
@@ -27,6 +27,9 @@ struct GenerateCommand : ConversationOptions {
     if (!ids) return about(ids.error(), common.model);
     if (ids->empty()) return bisup::Error{bisup::Errc::too_short, "the prompt has no tokens"};
 
+    if (!save_prompt.empty()) {
+      if (auto saved = conversation.save_prompt(save_prompt, *ids); !saved) return saved.error();
+    }
     const auto answer = conversation.answer(*ids, [this](std::string_view piece) {
       if (common.json) return true;
       fmt::print("{}", piece);
@@ -44,6 +47,7 @@ struct GenerateCommand : ConversationOptions {
              {"text", answer->text},
              {"tokens", answer->generation.ids},
              {"finish", name(answer->generation.finish)},
+             {"stored_prompt_tokens", conversation.model().prompt.tokens()},
              {"prompt_tokens", speed.prompt_tokens},
              {"prompt_tokens_per_second", speed.prompt_rate()},
              {"tokens_per_second", speed.rate()}});
@@ -67,6 +71,9 @@ void add_generate(CLI::App& app, Action& action) {
   sub->add_option("--prompt", options->prompt, "the text")->required();
   CLI::Option* chat = sub->add_flag("--chat", options->chat, "ask by the model's chat template");
   sub->add_option("--system", options->system, "the system message")->needs(chat);
+  sub->add_option("--save-prompt", options->save_prompt,
+                  "keep the prompt's keys and values in this file, for --load-prompt")
+      ->option_text("FILE");
   add_conversation_options(*sub, *options);
   sub->callback([options, &action] { action = [options] { return options->run(); }; });
 }

@@ -39,12 +39,15 @@ struct InspectCommand {
     };
     const int longest = model.config.max_positions + model.prompt.tokens();
     const auto& c = model.config;
-    std::size_t token = 0;
+    std::size_t token = 0, exact = 0;
     for (int layer = 0; layer < c.layers; ++layer) {
       for (int head = 0; head < c.kv_heads; ++head) {
         const auto entry = policy.entry(layer, head, c.kv_heads);
         for (const bisup::KvFormat& format : {entry.keys, entry.values}) {
           const bisup::KvPanel panel{format, c.head_dim};
+          exact += static_cast<std::size_t>(
+              panel.floats() *
+              bisup::bytes_of(format.exact() ? bisup::DType::f32 : policy.exact_type));
           token += static_cast<std::size_t>(
               format.exact() ? panel.floats() * static_cast<int>(sizeof(float))
                              : panel.code_bytes() + 2 * panel.parameters() + panel.zero_bytes());
@@ -66,6 +69,7 @@ struct InspectCommand {
     }
     Json json = kv_json(policy);
     json["kv_bytes_per_token"] = static_cast<double>(token) / bisup::kv_panel;
+    json["kv_exact_bytes_per_token"] = static_cast<double>(exact) / bisup::kv_panel;
     json["kv_allocated_bytes"] = bytes(longest);
     json["kv_context_in_memory"] = fits;
     return json;
@@ -268,6 +272,7 @@ struct InspectCommand {
              {"kv_sinks", cached["kv_sinks"]},
              {"kv_recent", cached["kv_recent"]},
              {"kv_bytes_per_token", cached["kv_bytes_per_token"]},
+             {"kv_exact_bytes_per_token", cached["kv_exact_bytes_per_token"]},
              {"kv_allocated_bytes", cached["kv_allocated_bytes"]},
              {"kv_context_in_memory", cached["kv_context_in_memory"]},
              {"verified", *is_right},

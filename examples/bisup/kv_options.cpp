@@ -38,6 +38,9 @@ void add_kv_options(CLI::App& sub, KvOptions& options) {
       ->check(tokens);
   sub.add_option("--kv-recent", options.recent, "newest tokens that the cache keeps exact")
       ->check(tokens);
+  sub.add_option("--kv-exact", options.exact, "in what they lie: f16, bf16 or f32")
+      ->check(CLI::IsMember({"f16", "bf16", "f32"}))
+      ->option_text("TYPE");
   sub.add_flag("--kv-rotate", options.rotate, "rotate keys and values by a Hadamard matrix");
   sub.add_flag("--kv-fit", options.fit,
                "fit scales by least squares; with 16 recent tokens also center keys");
@@ -80,6 +83,7 @@ Result<KvPolicy> kv_policy(const bisup::llama::Model& model, const KvOptions& op
     policy.sinks = 4, policy.recent = 64;
   if (options.sinks) policy.sinks = *options.sinks;
   if (options.recent) policy.recent = *options.recent;
+  if (!options.exact.empty()) policy.exact_type = bisup::io::exact_type(options.exact).value();
   const auto refuse = [](const char* what) {
     return Error{Errc::bad_scheme,
                  std::string(what) + " says how to round, and the cache is float: give --kv BITS"};

@@ -68,6 +68,7 @@
 #include <bisup/cache/kv_batch.hpp>
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/cache/kv_cache_of.hpp>
+#include <bisup/cache/kv_exact.hpp>
 #include <bisup/cache/kv_layer.hpp>
 #include <bisup/cache/kv_pages.hpp>
 #include <bisup/cache/kv_policy.hpp>

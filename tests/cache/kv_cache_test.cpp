@@ -93,6 +93,8 @@ std::vector<KvPolicy> policies() {
            .center_keys = true},
           mixed(),
           {.recent = 20, .keys = {16}, .values = {4}},
+          {.sinks = 4, .recent = 20, .keys = {3}, .values = {3}, .exact_type = DType::f32},
+          {.sinks = 4, .recent = 40, .keys = {3}, .values = {3}, .exact_type = DType::bf16},
           {.sinks = 3, .recent = 7, .keys = {3}, .values = {16}}};
 }
 
@@ -126,17 +128,41 @@ TEST_CASE("a prefill in chunks equals appending token by token, for any number o
 
 TEST_CASE("a window as long as the sequence equals the float cache to the bit") {
   const CacheShape shape{.layers = 1, .kv_heads = 1, .head_dim = 32, .capacity = 300};
-  const Sequence s(shape, 3, 300);
-  Matrix<float> expected(300, 96), got(300, 96);
-  KvCache exact = allocate(shape, {});
-  s.run(exact, 0, 0, 300, expected.ref(), ThreadPool::shared());
-  for (const int recent : {300, 1000000000}) {
-    KvCache cache = allocate(
-        shape, {.sinks = recent == 300 ? 0 : 5, .recent = recent, .keys = {2}, .values = {2}});
-    for (int t = 0; t < 300; t += 100) s.run(cache, 0, t, 100, got.ref(), ThreadPool::shared());
-    CHECK(identical(expected, got));
-    CHECK(cache.used_bytes() == exact.used_bytes());
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    const Sequence s(shape, 3, 300);
+    Sequence rounded(shape, 3, 300);  // what such a cache keeps exact
+    for (int t = 0; t < 300; ++t) {
+      round_exact(type, rounded.keys.row(t)), round_exact(type, rounded.values.row(t));
+    }
+    Matrix<float> expected(300, 96), got(300, 96);
+    KvCache exact = allocate(shape, {});
+    rounded.run(exact, 0, 0, 300, expected.ref(), ThreadPool::shared());
+    for (const int recent : {300, 1000000000}) {
+      CAPTURE(name(type), recent);
+      KvCache cache = allocate(shape, {.sinks = recent == 300 ? 0 : 5,
+                                       .recent = recent,
+                                       .keys = {2},
+                                       .values = {2},
+                                       .exact_type = type});
+      for (int t = 0; t < 300; t += 100) s.run(cache, 0, t, 100, got.ref(), ThreadPool::shared());
+      CHECK(identical(expected, got));
+      CHECK(cache.used_bytes() * 4 ==
+            exact.used_bytes() * static_cast<std::size_t>(bytes_of(type)));
+    }
   }
+}
+
+TEST_CASE("without a window codes are made of what is appended, whatever sinks lie in") {
+  const CacheShape shape{.layers = 1, .kv_heads = 1, .head_dim = 32, .capacity = 90};
+  const Sequence s(shape, 2, 90);
+  Matrix<float> a(90, 64), b(90, 64);
+  const KvPolicy policy{.keys = {4}, .values = {3}};
+  KvPolicy floats = policy;
+  floats.exact_type = DType::f32;
+  KvCache one = allocate(shape, policy), other = allocate(shape, floats);
+  s.run(one, 0, 0, 90, a.ref(), ThreadPool::shared());
+  s.run(other, 0, 0, 90, b.ref(), ThreadPool::shared());
+  CHECK(identical(a, b));
 }
 
 TEST_CASE("attention equals the law's, computed in double from explicitly rounded rows") {

@@ -187,11 +187,12 @@ TEST_CASE("100000 random operations follow plain caches that share nothing") {
        .center_keys = true},
       {.recent = 16,
        .table = {{.keys = {2}}, {.keys = {.bits = 2, .channels = true}, .values = {16}}}},
+      {.sinks = 2, .recent = 9, .keys = {4}, .values = {3}, .exact_type = DType::f32},
       {.recent = 9, .table = {{}, {.keys = {16}, .values = {3}}}}};
   std::uint64_t seed = 1;
   for (const KvPolicy& policy : policies) {
     Operations operations(policy, ++seed);
-    for (int i = 0; i < 12500; ++i) operations.step();
+    for (int i = 0; i < 11200; ++i) operations.step();
     CHECK(operations.checked() > 2000);
     operations.finish();
   }

@@ -33,14 +33,27 @@ struct PlainSide {
   std::vector<float> center = {};                                // [kv_heads * head_dim]
   std::map<std::pair<int, int>, GroupParameters> channels = {};  // by panel and channel
 
-  void push(std::span<const float> row, const CacheShape& shape, const KvPolicy& policy) {
+  void push(std::span<const float> row, int exact_below, const CacheShape& shape,
+            const KvPolicy& policy) {
     std::vector<float> stored(row.begin(), row.end());
     if (keys ? policy.rotate_keys : policy.rotate_values) {
       const auto dim = static_cast<std::size_t>(shape.head_dim);
       for (std::size_t at = 0; at < stored.size(); at += dim)
         hadamard(std::span(stored).subspan(at, dim));
     }
-    exact.push_back(stored), rounded.push_back(stored);
+    rounded.push_back(stored);
+    if (!policy.exact() && (policy.recent > 0 || static_cast<int>(exact.size()) < exact_below)) {
+      const auto dim = static_cast<std::size_t>(shape.head_dim);
+      for (int h = 0; h < shape.kv_heads; ++h) {
+        const KvEntry entry = policy.entry(layer, h, shape.kv_heads);
+        if ((keys ? entry.keys : entry.values).exact()) continue;
+        for (float& x : std::span(stored).subspan(static_cast<std::size_t>(h) * dim, dim))
+          x = policy.exact_type == DType::f16    ? to_float(to_half(x))
+              : policy.exact_type == DType::bf16 ? to_float(to_bfloat16(x))
+                                                 : x;
+      }
+    }
+    exact.push_back(stored);
   }
   void truncate(int tokens) {
     exact.resize(static_cast<std::size_t>(tokens)),
@@ -150,7 +163,8 @@ class PlainCache {
   void append(MatrixRef<const float> keys, MatrixRef<const float> values) {
     forgotten_ = packed_end_;
     for (int t = 0; t < keys.rows(); ++t)
-      keys_.push(keys.row(t), shape_, policy_), values_.push(values.row(t), shape_, policy_);
+      keys_.push(keys.row(t), exact_below_, shape_, policy_),
+          values_.push(values.row(t), exact_below_, shape_, policy_);
     const int end = std::max(packed_end_, size() - policy_.recent);
     if (policy_.center_keys && packed_end_ == exact_below_ && end > packed_end_)
       keys_.find_center(exact_below_, std::min(policy_.recent, 64));

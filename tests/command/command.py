@@ -310,7 +310,9 @@ def test_cache():
     check(plain["kv"] == "float" and plain["kv_sinks"] == plain["kv_recent"] == 0, plain)
     four = ppl("--kv", "4")
     check(four["kv"] == "KV4" and four["nll"] != plain["nll"], four)
-    check(ppl("--kv", "4", "--kv-recent", "64")["nll"] == plain["nll"], "a window as long as the text")
+    whole = ["--kv", "4", "--kv-recent", "64"]
+    check(ppl(*whole, "--kv-exact", "f32")["nll"] == plain["nll"], "a window as long as the text")
+    check(0 < abs(ppl(*whole)["nll"] - plain["nll"]) < 1e-3, "f16 is nearly that")
     check(ppl("--kv-keys", "8", "--kv-values", "2")["kv"] == "K8V2", "keys and values apart")
     fitted = ppl("--kv", "2", "--kv-rotate", "--kv-fit", "--kv-recent", "16")
     check(fitted["kv"] == "KV2 rotated fitted centered", fitted)
@@ -323,6 +325,16 @@ def test_cache():
         said = ask("generate", small, "--prompt", "Once", "-n", "4")
         check(said["kv_sinks"] == 4 and said["kv_recent"] == 64, said)
         check(ask("generate", small, "--prompt", "Once", "-n", "4", "--kv-recent", "0")["kv_recent"] == 0, "told")
+        says = os.path.join(folder, "says.safetensors")
+        made = ask("quantize", TINY, "--scheme", "W8A16KV4", "--kv-sinks", "3", "--kv-recent", "7", "-o", says)
+        check((made["kv_sinks"], made["kv_recent"]) == (3, 7), made)
+        for options, expected in (([], (3, 7)), (["--kv-recent", "9"], (3, 9)), (["--kv-sinks", "0"], (0, 7)),
+                                  (["--kv", "8"], (3, 7))):
+            for seen in (ppl(*options, model=says), ask("compare", says, "--reference", TINY, *SMALL, *options),
+                         ask("generate", says, "--prompt", "Once", "-n", "1", *options)):
+                check((seen["kv_sinks"], seen["kv_recent"]) == expected, options, seen)
+        talks = ask("generate", small, "--prompt", "Once", "-n", "1", "--kv-sinks", "8")
+        check((talks["kv_sinks"], talks["kv_recent"]) == (8, 64), talks)
         table = os.path.join(folder, "table.json")
         entries = ask("inspect", TINY)
         entries = entries["layers"] * entries["kv_heads"]
@@ -356,6 +368,43 @@ def test_cache():
     rolled = ask("generate", TINY, "--prompt", "Once upon a time", "-n", "40", "--context", "16", "--roll")
     check(len(rolled["tokens"]) == 40 or rolled["finish"] == "eos", rolled)
     check(len(ask("generate", TINY, "--prompt", "Once upon a time", "-n", "40", "--context", "16")["tokens"]) < 16, "full")
+
+
+def test_stored_prompt():
+    """A prompt that was kept in a file is not read again, and is no other model's."""
+    prompt, rest = "Once upon a time there was a small dog", " who liked to play."
+    with tempfile.TemporaryDirectory() as folder:
+        kept = os.path.join(folder, "prompt.safetensors")
+        plain = ask("generate", TINY, "--prompt", prompt, "-n", "8")
+        saved = ask("generate", TINY, "--prompt", prompt, "-n", "8", "--save-prompt", kept)
+        check(saved["text"] == plain["text"] and saved["stored_prompt_tokens"] == 0, saved)
+        whole = ask("generate", TINY, "--prompt", prompt + rest, "-n", "8", "--load-prompt", kept)
+        behind = ask("generate", TINY, "--prompt", rest, "-n", "8", "--load-prompt", kept)
+        check(whole["stored_prompt_tokens"] == plain["prompt_tokens"], whole)
+        check(0 < whole["prompt_tokens"] < plain["prompt_tokens"], whole)
+        check(whole["text"] == behind["text"], whole, behind)
+        alone = ask("generate", TINY, "--prompt", prompt + rest, "-n", "8")
+        check(whole["prompt_tokens"] + whole["stored_prompt_tokens"] == alone["prompt_tokens"], alone)
+        other, _ = artefact(folder)
+        refuse(1, [kept, "another scheme"], "generate", other, "--prompt", "Once", "--load-prompt", kept)
+        refuse(1, ["nothing.safetensors"], "generate", TINY, "--prompt", "Once", "--load-prompt",
+               os.path.join(folder, "nothing.safetensors"))
+        refuse(1, [other, "no stored prompt"], "generate", TINY, "--prompt", "Once", "--load-prompt", other)
+        with open(kept, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+        refuse(1, [kept, "checksum"], "generate", TINY, "--prompt", "Once", "--load-prompt", kept)
+
+
+def test_roll():
+    """A conversation that is longer than the context goes on."""
+    lines = "".join(f"Tell me about the number {i}.\n" for i in range(6))
+    talk = ["chat", TINY, "--template", "chatml", "-n", "6", "--temperature", "0", "--context", "64"]
+    refuse(1, ["there is room for"], *talk, "--json", stdin=lines)
+    rolled = ask(*talk, "--roll", stdin=lines)
+    check(len(rolled["turns"]) == 6, rolled)
 
 
 def test_usage():

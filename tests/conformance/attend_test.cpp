@@ -1,10 +1,12 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
+#include <bisup/core/matrix.hpp>
 #include <bisup/core/random.hpp>
 #include <bisup/kernel/attention.hpp>
 #include <bisup/pack/codes.hpp>
 #include <bisup/pack/kv_store.hpp>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
@@ -222,10 +224,10 @@ void packed_panels_agree(Target target, const AttentionKernels& kernels) {
           const float x = decode(code, {to_float(scales[at]), zeros[at]});
           const auto dim = static_cast<std::size_t>(d);
           const auto in_keys = static_cast<std::size_t>(d * kv_panel + t);
-          expected_keys[in_keys] = std::fma(to_float(scales[at]),
-                                            static_cast<float>(code - zeros[at]), center[dim]);
-          expected_channels[in_keys] = std::fma(
-              to_float(scales[dim]), static_cast<float>(code - zeros[dim]), center[dim]);
+          expected_keys[in_keys] =
+              std::fma(to_float(scales[at]), static_cast<float>(code - zeros[at]), center[dim]);
+          expected_channels[in_keys] =
+              std::fma(to_float(scales[dim]), static_cast<float>(code - zeros[dim]), center[dim]);
           expected_values[static_cast<std::size_t>(t * panel.dim() + d)] = x;
         }
         store_key_codes<Bits>(codes.data(), panel.dim(), t, keys.data());
@@ -252,6 +254,30 @@ TEST_CASE("every target reads what was stored, to the bit") {
   });
 }
 
+TEST_CASE("every target widens an exact panel, to the bit, and no further") {
+  on_every_target(attention_kernel_table<>, [](Target target, const AttentionKernels& kernels) {
+    for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+      for (const int count : {512, 1024, 40, 7, 0}) {
+        CAPTURE(name(target), name(type), count);
+        const auto floats = normals(count, 1);
+        AlignedBuffer<std::byte> panel(4u * static_cast<std::size_t>(count) + 4);
+        std::vector<float> expected(static_cast<std::size_t>(count) + 8, 7.0f), got = expected;
+        for (std::size_t i = 0; i < floats.size(); ++i) {
+          const Half half = to_half(floats[i]);
+          const BFloat16 brain = to_bfloat16(floats[i]);
+          const auto put = [&](const auto& x) {
+            std::memcpy(panel.data() + i * sizeof x, &x, sizeof x);
+            expected[i] = to_float(x);
+          };
+          type == DType::f16 ? put(half) : type == DType::bf16 ? put(brain) : put(floats[i]);
+        }
+        kernels.widen[static_cast<std::size_t>(type)](panel.data(), count, got.data());
+        REQUIRE(got == expected);
+      }
+    }
+  });
+}
+
 TEST_CASE("every target sums what rounding does, to the bit, and as it is defined") {
   on_every_target(attention_kernel_table<>, [](Target target, const AttentionKernels& kernels) {
     for (const int count : {64, 32, 20, 7, 128, 1}) {
@@ -262,7 +288,7 @@ TEST_CASE("every target sums what rounding does, to the bit, and as it is define
         for (float& v : x) v += shift;
         const GroupParameters p = fit(format, x, {0.7f, 0.7f});
         const KvRounding r{1.0f / p.scale, static_cast<float>(-p.zero),
-                         static_cast<float>(format.highest() - p.zero), p.zero};
+                           static_cast<float>(format.highest() - p.zero), p.zero};
         const RoundingSums expected = scalar::rounding_sums(x.data(), count, p.scale, r);
         const RoundingSums got = kernels.rounding_sums(x.data(), count, p.scale, r);
         REQUIRE(got.error == expected.error);

@@ -157,8 +157,13 @@ TEST_CASE("the cache's policy and the stored prompt come back, and sessions use 
                   .rotate_keys = true,
                   .key_clip = {0.9f, 0.8f},
                   .fit_scales = true,
-                  .center_keys = true};
+                  .center_keys = true,
+                  .exact_type = DType::bf16};
   CHECK(io::read_kv_policy(io::describe(policy), "").value() == policy);
+  CHECK(io::read_kv_policy(io::Json::object(), "").value() == KvPolicy{});
+  CHECK(io::read_kv_policy({{"exact", "f32"}}, "").value() == KvPolicy{.exact_type = DType::f32});
+  CHECK(io::read_kv_policy({{"exact", 16}}, "").error().message.find("f16, bf16 or f32") !=
+        std::string::npos);
   policy.table.assign(static_cast<std::size_t>(c.layers * c.kv_heads),
                       {.keys = {4}, .values = {2}, .value_clip = {1, 0.5f}});
   policy.table[1] = {};

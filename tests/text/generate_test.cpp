@@ -96,6 +96,39 @@ TEST_CASE("a session that rolls goes on as one that begins with what was kept") 
   REQUIRE_THROWS_AS(session->roll(2), ContractViolation);
 }
 
+TEST_CASE("a prompt longer than the context is cut as a full session is, if it may roll") {
+  Fixture fixture;
+  const text::GenerateOptions options{.tokens = 4, .rolls = true, .sinks = 2};
+  std::vector<int> history;
+  for (int i = 0; i < 30; ++i) history.push_back(1 + i % 7);
+  const auto answer = [&](const std::vector<int>& known, const std::vector<int>& prompt) {
+    auto session = llama::Session::make(fixture.model, 12, {});
+    REQUIRE(session);
+    if (!known.empty()) (void)session->forward(known);
+    auto result = text::generate(*session, prompt, fixture.tokenizer, options,
+                                 [](std::string_view) { return true; });
+    REQUIRE(result);
+    return result->ids;
+  };
+  std::vector<int> kept(history.begin(), history.begin() + 2);
+  kept.insert(kept.end(), history.end() - 5, history.end());
+  const auto expected = answer({}, kept);
+  CHECK(expected.size() == 4);
+  CHECK(answer({}, history) == expected);
+  // The session's own tokens are the first of the history.
+  CHECK(answer({history.begin(), history.begin() + 9}, {history.begin() + 9, history.end()}) ==
+        expected);
+  auto session = llama::Session::make(fixture.model, 12, {});
+  const auto emit = [](std::string_view) { return true; };
+  const auto full = text::generate(*session, history, fixture.tokenizer, {.tokens = 4}, emit);
+  REQUIRE_FALSE(full);
+  CHECK(full.error().code == Errc::cache_full);
+  const auto narrow =
+      text::generate(*session, history, fixture.tokenizer, {.rolls = true, .sinks = 11}, emit);
+  REQUIRE_FALSE(narrow);
+  CHECK(narrow.error().message.find("too short to roll") != std::string::npos);
+}
+
 TEST_CASE("an answer ends at an end token, a stop string, a full cache or the user's wish") {
   Fixture fixture;
   const auto free = fixture.run({.tokens = 8});

@@ -30,7 +30,7 @@ struct Both {
   llama::BlockWeights<llama::AnyLinear> runtime;
   tune::SimulatedBlock<float> tuned;
   llama::Config config;
-  KvPolicy policy;
+  KvPolicy policy{.exact_type = DType::f32};  // the tuner has floats
   PromptCache stored{std::vector<int>(prompt, 1), 1, 2, 32, DType::f32};
   Matrix<float> x;
 

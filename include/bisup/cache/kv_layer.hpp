@@ -10,13 +10,14 @@
 #include <utility>
 #include <vector>
 
+#include <bisup/cache/kv_exact.hpp>
 #include <bisup/cache/kv_pool.hpp>
 #include <bisup/cache/kv_rounding.hpp>
 #include <bisup/core/matrix.hpp>
 
 namespace bisup {
 
-// The exact panels of one layer while its queries need more of them than the window holds.
+// The exact panels of one layer while its queries need more of them than the window holds, as f32.
 struct KvStaging {
   int layer = -1, from = 0, first = 0, panels = 0;  // tokens from `from`, panels from `first`
   AlignedBuffer<float> floats;                      // [keys, values][kv_heads][panels]
@@ -121,7 +122,8 @@ class KvLayer {
                   .exact_at = plane.exact_at,
                   .codes_at = plane.codes_at,
                   .scales_at = plane.scales_at,
-                  .zeros_at = plane.zeros_at};
+                  .zeros_at = plane.zeros_at,
+                  .exact_type = pool.policy().exact_type};
     if (plane.panel.format.exact()) return v;
     if (layer == staging.layer) {
       v.staged = staging.floats.data() + staging.at(side, head, pool.shape().kv_heads, plane.panel);
@@ -164,7 +166,8 @@ class KvLayer {
         const KvPanel& panel = plane.panel;
         const bool exact = panel.format.exact();
         const auto n = [](int count) { return static_cast<std::size_t>(count); };
-        bytes += n(exact ? size_ : size_ - rounded) * n(panel.dim()) * sizeof(float);
+        bytes += n(exact ? size_ : size_ - rounded) * n(panel.dim()) *
+                 n(bytes_of(exact ? DType::f32 : pool.policy().exact_type));
         if (exact) continue;
         const std::size_t parameters = sizeof(Half) + (panel.format.zero == Zero::affine ? 1 : 0);
         bytes += n(rounded) * n(panel.token_bytes());
@@ -186,6 +189,9 @@ class KvLayer {
     std::array<MatrixRef<const float>, 2> rows;  // keys, values
     [[nodiscard]] MatrixRef<const float> of(KvSide side) const {
       return rows[side == KvSide::keys ? 0 : 1];
+    }
+    [[nodiscard]] const float* row(KvSide side, int head, const KvPanel& panel, int token) const {
+      return of(side).row_data(token - first) + head * panel.head_dim;
     }
   };
   using Pages = std::vector<std::byte*>;
@@ -219,35 +225,29 @@ class KvLayer {
     }
   }
 
-  static void write_row(KvSide side, const KvPanel& panel, const float* row, int lane,
-                        float* into) {
-    if (side == KvSide::keys) {
-      for (int d = 0; d < panel.head_dim; ++d) into[d * kv_panel + lane] = row[d];
-    } else {
-      std::copy_n(row, panel.head_dim, into + lane * panel.dim());
-    }
-  }
-  // A token's exact form, from the rows of this append or from its page; [dim].
+  // A token's exact form, from the rows of this append or from its page; [head_dim].
   void read_row(const Append& a, KvSide side, int head, const KvPlane& plane, int token,
-                float* row) const {
+                const KvPool& pool, float* row) const {
     const KvPanel& panel = plane.panel;
+    const DType type = pool.policy().exact_type;
     if (token >= a.first) {
-      std::copy_n(a.of(side).row_data(token - a.first) + head * panel.head_dim, panel.head_dim,
-                  row);
+      std::copy_n(a.row(side, head, panel, token), panel.head_dim, row);
+      // As it would come out of a page, had it come alone.
+      if (pool.window() > 0) round_exact(type, {row, static_cast<std::size_t>(panel.head_dim)});
       return;
     }
-    const auto* from = reinterpret_cast<const float*>(
-        exact_[static_cast<std::size_t>(token / kv_panel)] + plane.exact_at);
-    const int lane = token % kv_panel;
-    for (int d = 0; d < panel.head_dim; ++d)
-      row[d] = side == KvSide::keys ? from[d * kv_panel + lane] : from[lane * panel.dim() + d];
+    read_exact(side, panel, type,
+               exact_[static_cast<std::size_t>(token / kv_panel)] + plane.exact_at,
+               token % kv_panel, row);
   }
 
   // Gathers the exact panels that the chunk's queries need.
   void stage(const Append& a, int from, KvPool& pool, KvStaging& staging) const {
     KvLayerPages& pages = pool.layer(a.layer);
     const KvPanel& any = pages.keys[0].panel;
+    const DType type = pool.policy().exact_type;
     const int kv_heads = pool.shape().kv_heads;
+    std::vector<float> row(static_cast<std::size_t>(any.head_dim));
     staging.layer = a.layer, staging.from = from, staging.first = from / kv_panel;
     staging.panels = panels_of(a.end) - staging.first;
     const std::size_t floats = static_cast<std::size_t>(2 * kv_heads * staging.panels) *
@@ -261,12 +261,13 @@ class KvLayer {
       for (int p = staging.first; p < held; ++p) {
         const std::byte* page = exact_[static_cast<std::size_t>(p)];
         if (page == nullptr) continue;  // of tokens that were packed before a truncation
-        std::copy_n(reinterpret_cast<const float*>(page + plane.exact_at), any.floats(),
-                    into + (p - staging.first) * any.floats());
+        attention_kernels().widen[static_cast<std::size_t>(type)](
+            page + plane.exact_at, any.floats(), into + (p - staging.first) * any.floats());
       }
       for (int token = std::max(a.first, begin); token < a.end; ++token) {
-        write_row(side, any, a.of(side).row_data(token - a.first) + head * any.head_dim,
-                  token % kv_panel, into + (token / kv_panel - staging.first) * any.floats());
+        read_row(a, side, head, plane, token, pool, row.data());
+        write_exact(side, any, DType::f32, row.data(), token % kv_panel,
+                    into + (token / kv_panel - staging.first) * any.floats());
       }
     });
   }
@@ -287,7 +288,7 @@ class KvLayer {
       if (plane.panel.format.exact()) continue;
       std::fill(sum.begin(), sum.end(), 0.0);
       for (int t = 0; t < tokens; ++t) {
-        read_row(a, KvSide::keys, head, plane, pool.exact_below() + t, row.data());
+        read_row(a, KvSide::keys, head, plane, pool.exact_below() + t, pool, row.data());
         for (std::size_t d = 0; d < row.size(); ++d) sum[d] += static_cast<double>(row[d]);
       }
       for (std::size_t d = 0; d < row.size(); ++d)
@@ -298,8 +299,8 @@ class KvLayer {
 
   // A token as it is rounded.
   void rounding_row(const Append& a, KvSide side, int head, const KvPlane& plane, int token,
-                    float* row) const {
-    read_row(a, side, head, plane, token, row);
+                    const KvPool& pool, float* row) const {
+    read_row(a, side, head, plane, token, pool, row);
     if (side != KvSide::keys || center_.size() == 0) return;
     const float* center = center_.data() + head * plane.panel.dim();
     for (int d = 0; d < plane.panel.head_dim; ++d) row[d] -= center[d];
@@ -327,7 +328,7 @@ class KvLayer {
         const int last = format.channels ? end : to;
         for (int t = from; t < last; ++t) {
           const int lane = t - panel * kv_panel;
-          rounding_row(a, side, head, plane, t, rows.row(lane).data());
+          rounding_row(a, side, head, plane, t, pool, rows.row(lane).data());
           if (!format.channels) writer.token(std::as_const(rows).row(lane), lane, codes.row(0));
         }
         if (format.channels && from < last) {
@@ -358,9 +359,8 @@ class KvLayer {
       pages.exact.own(page);
       each_plane(pages, [&](KvSide side, int head, const KvPlane& plane) {
         if (plane.panel.format.exact()) return;
-        write_row(side, plane.panel,
-                  a.of(side).row_data(token - a.first) + head * plane.panel.head_dim,
-                  token % kv_panel, reinterpret_cast<float*>(page + plane.exact_at));
+        write_exact(side, plane.panel, pool.policy().exact_type,
+                    a.row(side, head, plane.panel, token), token % kv_panel, page + plane.exact_at);
       });
     }
     exact_from_ = from;
@@ -373,9 +373,8 @@ class KvLayer {
       pages.stored.own(page);
       each_plane(pages, [&](KvSide side, int head, const KvPlane& plane) {
         if (!plane.panel.format.exact()) return;
-        write_row(side, plane.panel,
-                  a.of(side).row_data(token - a.first) + head * plane.panel.head_dim,
-                  token % kv_panel, reinterpret_cast<float*>(page + plane.codes_at));
+        write_exact(side, plane.panel, DType::f32, a.row(side, head, plane.panel, token),
+                    token % kv_panel, page + plane.codes_at);
       });
     }
   }

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <bisup/core/dense.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/scheme.hpp>
 #include <bisup/pack/codes.hpp>
@@ -50,6 +51,9 @@ struct KvPolicy {
   bool fit_scales = false;
   // Keys are rounded without the mean of the window in which rounding begins; scores get it back.
   bool center_keys = false;
+  // How the prompt, the sinks and the window lie in memory, where something else is rounded. A
+  // token is rounded to codes from that form; without a window, from what append is given.
+  DType exact_type = DType::f16;
   std::vector<KvEntry> table = {};  // [layers * kv_heads]: instead of the formats and clips above
 
   friend bool operator==(const KvPolicy&, const KvPolicy&) = default;

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // From what memory do caches live? A KvPool has pages of one 16-token panel of one layer, and says
-// where every head's keys and values lie in them: exact pages hold floats (prompt, sinks, window)
-// of what is rounded later, stored pages the codes, and floats of what never is. Each layer has
+// where every head's keys and values lie in them: exact pages hold the prompt, the sinks and the
+// window (KvPolicy::exact_type) of what is rounded later, stored pages the codes, and f32 of what
+// never is. Each layer has
 // pages of its own size.
 
 #include <algorithm>
@@ -30,6 +31,11 @@ struct KvPlane {
   KvPanel panel;
   Clip clip;
   std::size_t exact_at = 0, codes_at = 0, scales_at = 0, zeros_at = 0;
+
+  // Of a panel of exact tokens.
+  [[nodiscard]] std::size_t exact_bytes(DType type) const {
+    return static_cast<std::size_t>(panel.floats() * bytes_of(type));
+  }
 };
 
 // One layer's planes and pages.
@@ -154,7 +160,7 @@ class KvPool {
     each([&](KvPlane& plane, bool is_exact) {
       const std::size_t floats = static_cast<std::size_t>(plane.panel.floats()) * sizeof(float);
       (is_exact ? pages.floats : pages.rounds) = true;
-      if (!is_exact) plane.exact_at = advance(exact, floats);
+      if (!is_exact) plane.exact_at = advance(exact, plane.exact_bytes(policy_.exact_type));
       if (is_exact) plane.codes_at = advance(stored, floats);
     });
     each([&](KvPlane& plane, bool is_exact) {

@@ -4,10 +4,12 @@
 // How is a policy of the key-value cache written down? As one JSON object, the same in artefacts,
 // prompt files and `--kv-table`; what is left out has its default.
 
+#include <optional>
 #include <string>
 #include <utility>
 
 #include <bisup/cache/kv_policy.hpp>
+#include <bisup/core/dense.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/io/json.hpp>
 #include <bisup/io/json_fields.hpp>
@@ -49,6 +51,14 @@ inline Result<void> read_kv_side(const Json& entry, const char* key, const std::
 
 }  // namespace detail
 
+// In what exact tokens lie, by its name; nothing for another word.
+[[nodiscard]] inline std::optional<DType> exact_type(const std::string& word) {
+  for (const DType type : {DType::f16, DType::bf16, DType::f32}) {
+    if (word == name(type)) return type;
+  }
+  return std::nullopt;
+}
+
 [[nodiscard]] inline Json describe(const KvPolicy& policy) {
   Json d = {{"sinks", policy.sinks},
             {"recent", policy.recent},
@@ -57,7 +67,8 @@ inline Result<void> read_kv_side(const Json& entry, const char* key, const std::
             {"rotate_keys", policy.rotate_keys},
             {"rotate_values", policy.rotate_values},
             {"fit_scales", policy.fit_scales},
-            {"center_keys", policy.center_keys}};
+            {"center_keys", policy.center_keys},
+            {"exact", name(policy.exact_type)}};
   for (const KvEntry& entry : policy.table) {
     d["table"].push_back({{"keys", detail::describe_kv_side(entry.keys, entry.key_clip)},
                           {"values", detail::describe_kv_side(entry.values, entry.value_clip)}});
@@ -79,6 +90,11 @@ inline Result<void> read_kv_side(const Json& entry, const char* key, const std::
   policy.rotate_values = fields.boolean("rotate_values", false);
   policy.fit_scales = fields.boolean("fit_scales", false);
   policy.center_keys = fields.boolean("center_keys", false);
+  if (const Json* type = fields.find("exact"); type != nullptr) {
+    const auto found = type->is_string() ? exact_type(type->get<std::string>()) : std::nullopt;
+    if (!found) return refuse("keeps exact tokens as " + type->dump() + ", not f16, bf16 or f32");
+    policy.exact_type = *found;
+  }
   if (fields.error()) return *fields.error();
   const auto sides = [&](const Json& entry, auto& into) -> Result<void> {
     if (auto keys = detail::read_kv_side(entry, "keys", where, into.keys, into.key_clip); !keys)

@@ -31,6 +31,8 @@ struct AttentionKernels {
   void (*round_group)(const float* x, int count, const KvRounding& r, std::uint8_t* codes) noexcept;
   RoundingSums (*rounding_sums)(const float* x, int count, float scale,
                                 const KvRounding& r) noexcept;
+  using Widen = void (*)(const void* from, int count, float* out) noexcept;
+  std::array<Widen, 3> widen;                  // by DType
   std::array<ReadKeys, 9> keys, channel_keys;  // by bits
   std::array<ReadValues, 9> values;
 };
@@ -46,6 +48,7 @@ inline constexpr std::array attention_kernel_table = {
          avx512::extremes,
          avx512::round_group,
          avx512::rounding_sums,
+         {avx512::widen<DType::f32>, avx512::widen<DType::f16>, avx512::widen<DType::bf16>},
          {nullptr, nullptr, avx512::dequantize_keys<2>, avx512::dequantize_keys<3>,
           avx512::dequantize_keys<4>, nullptr, nullptr, nullptr, avx512::dequantize_keys<8>},
          {nullptr, nullptr, avx512::dequantize_channel_keys<2>, avx512::dequantize_channel_keys<3>,
@@ -61,6 +64,7 @@ inline constexpr std::array attention_kernel_table = {
          avx2::extremes,
          avx2::round_group,
          avx2::rounding_sums,
+         {avx2::widen<DType::f32>, avx2::widen<DType::f16>, avx2::widen<DType::bf16>},
          {nullptr, nullptr, avx2::dequantize_keys<2>, avx2::dequantize_keys<3>,
           avx2::dequantize_keys<4>, nullptr, nullptr, nullptr, avx2::dequantize_keys<8>},
          {nullptr, nullptr, avx2::dequantize_channel_keys<2>, avx2::dequantize_channel_keys<3>,
@@ -77,6 +81,7 @@ inline constexpr std::array attention_kernel_table = {
          scalar::extremes,
          scalar::round_group,
          scalar::rounding_sums,
+         {scalar::widen<DType::f32>, scalar::widen<DType::f16>, scalar::widen<DType::bf16>},
          {nullptr, nullptr, scalar::dequantize_keys<2>, scalar::dequantize_keys<3>,
           scalar::dequantize_keys<4>, nullptr, nullptr, nullptr, scalar::dequantize_keys<8>},
          {nullptr, nullptr, scalar::dequantize_channel_keys<2>, scalar::dequantize_channel_keys<3>,

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include <bisup/kernel/attention_tile.hpp>
 #include <bisup/kernel/target.hpp>
@@ -73,6 +74,14 @@ BISUP_SCALAR inline RoundingSums rounding_sums(const float* x, int count, float 
 // y = factor x.
 BISUP_SCALAR inline void scale(const float* x, int count, float factor, float* y) noexcept {
   for (int i = 0; i < count; ++i) y[i] = factor * x[i];
+}
+
+// An exact panel's floats, of any type.
+template <DType Type>
+BISUP_SCALAR void widen(const void* from, int count, float* out) noexcept {
+  using T = std::conditional_t<Type == DType::f32, float,
+                               std::conditional_t<Type == DType::f16, Half, BFloat16>>;
+  for (int i = 0; i < count; ++i) out[i] = to_float(static_cast<const T*>(from)[i]);
 }
 
 // A packed panel of keys as floats: out[d][token] = scale (code - zero) + center[d], one rounding.

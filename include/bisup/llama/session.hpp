@@ -94,14 +94,24 @@ class Session {
   // leans on the first tokens whatever they say (Xiao et al. 2023).
   // Precondition: 0 <= sinks, and the capacity exceeds prompt and sinks by two.
   void roll(int sinks) {
-    const int free = capacity() - prompt_tokens() - sinks;
-    BISUP_EXPECTS(sinks >= 0 && free >= 2);
-    const auto first = static_cast<std::size_t>(sinks), last = static_cast<std::size_t>(free / 2);
-    if (ids_.size() <= first + last) return;
-    std::vector<int> kept(ids_.begin(), ids_.begin() + sinks);
-    kept.insert(kept.end(), ids_.end() - free / 2, ids_.end());
+    const std::vector<int> kept = rolled(ids_, sinks);
+    if (kept.size() == ids_.size()) return;
     truncate(0);
     (void)forward(kept);
+  }
+  // What it would hold of `ids` after rolling: the first `sinks`, and the newest that fill half of
+  // the rest; all of them if they are no more than that. The same precondition.
+  [[nodiscard]] std::vector<int> rolled(std::span<const int> ids, int sinks) const {
+    BISUP_EXPECTS(can_roll(sinks));
+    const auto first = static_cast<std::size_t>(sinks);
+    const auto last = static_cast<std::size_t>((capacity() - prompt_tokens() - sinks) / 2);
+    if (ids.size() <= first + last) return {ids.begin(), ids.end()};
+    std::vector<int> kept(ids.begin(), ids.begin() + sinks);
+    kept.insert(kept.end(), ids.end() - static_cast<std::ptrdiff_t>(last), ids.end());
+    return kept;
+  }
+  [[nodiscard]] bool can_roll(int sinks) const {
+    return sinks >= 0 && capacity() - prompt_tokens() - sinks >= 2;
   }
 
   // Appends the tokens and returns their final hidden states, normed: [tokens, hidden]. They are

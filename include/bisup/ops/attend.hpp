@@ -91,7 +91,7 @@ class AttendTask {
   [[nodiscard]] int last_split() const { return last_query() / attend_split; }
   [[nodiscard]] std::size_t scratch_floats() const {
     const auto panel = static_cast<std::size_t>(kv_panel * dim_);
-    return AttendState::floats(rows(), dim_) * 3 + panel * (2 * kv_panels + 1);
+    return AttendState::floats(rows(), dim_) * 3 + panel * (4 * kv_panels + 1);
   }
 
   // Everything: scratch holds scratch_floats().
@@ -181,7 +181,7 @@ class AttendTask {
              read[bits_of(keys)](keys.codes(p), keys.scales(p), keys.zeros(p), keys.center,
                                  keys.panel, into);
            });
-      load(head.values, tile, panels, panels + (1 + kv_panels) * step, tile.exact_values,
+      load(head.values, tile, panels, panels + (1 + 2 * kv_panels) * step, tile.exact_values,
            tile.packed_values, [&](int p, float* into) {
              const KvPlaneView& values = head.values;
              kernels.values[bits_of(values)](values.codes(p), values.scales(p), values.zeros(p),
@@ -195,24 +195,24 @@ class AttendTask {
     return static_cast<std::size_t>(plane.panel.format.bits);
   }
 
-  // Where the kernel finds the tile's panels: in the cache when they are exact, else unpacked into
-  // `room`. What no query of the task sees is a panel of zeros.
+  // Where the kernel finds the tile's panels: in the cache when they lie there as f32, else
+  // unpacked into `room`, two panels a panel. What no query of the task sees is a panel of zeros.
   template <class Unpack>
   void load(const KvPlaneView& plane, const AttentionTile& tile, const float* zeros, float* room,
             const float** exact, const float** packed, Unpack unpack) const {
     const KvLaw& law = request_.law;
     const int panel_floats = kv_panel * dim_;
-    for (int i = 0; i < kv_panels; ++i, room += panel_floats) {
+    for (int i = 0; i < kv_panels; ++i, room += 2 * panel_floats) {
       exact[i] = packed[i] = zeros;
       const int first = tile.first_key + i * kv_panel, p = first / kv_panel;
       if (first > last_query()) continue;
       if (plane.panel.format.exact()) {
-        exact[i] = packed[i] = plane.exact_panel(p);
+        exact[i] = packed[i] = static_cast<const float*>(plane.exact_panel(p));
         continue;
       }
       if (first < law.exact_below ||
           (law.recent > 0 && first + kv_panel > law.first_recent(tile.first_query))) {
-        exact[i] = plane.exact_panel(p);
+        exact[i] = floats_of(plane, p, room + panel_floats);
       }
       if (std::max(first, law.exact_below) <
           std::min(first + kv_panel, law.first_recent(last_query()))) {
@@ -220,6 +220,14 @@ class AttendTask {
         packed[i] = room;
       }
     }
+  }
+
+  static const float* floats_of(const KvPlaneView& plane, int p, float* room) {
+    const void* panel = plane.exact_panel(p);
+    const DType type = plane.exact_panel_type(p);
+    if (type == DType::f32) return static_cast<const float*>(panel);
+    attention_kernels().widen[static_cast<std::size_t>(type)](panel, plane.panel.floats(), room);
+    return room;
   }
 
   const AttendRequest& request_;

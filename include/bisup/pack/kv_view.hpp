@@ -2,14 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // Where do the keys and values of one head lie, and which of them are exact? Panels of 16 tokens:
-// exact ones as floats, the packed middle as codes, scales and zero points in planes of their own.
-// Attention reads these views; cache/kv_cache.hpp owns what they show.
+// exact ones as floats of 16 or 32 bits, the packed middle as codes, scales and zero points in
+// planes of their own. Attention reads these views; cache/kv_cache.hpp owns what they show.
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 
+#include <bisup/core/dense.hpp>
 #include <bisup/core/float16.hpp>
 #include <bisup/core/format.hpp>
 
@@ -92,17 +93,22 @@ struct KvPlaneView {
   const std::byte* const* exact = nullptr;
   const std::byte* const* stored = nullptr;
   std::size_t exact_at = 0, codes_at = 0, scales_at = 0, zeros_at = 0;
-  // Exact panels from staged_first on lie here instead, one after another.
+  DType exact_type = DType::f32;  // of the floats in exact pages
+  // Exact panels from staged_first on lie here instead, one after another, as f32.
   const float* staged = nullptr;
   int staged_first = 0;
   const float* center = nullptr;             // [dim]: what keys were stored without
   const std::uint8_t* same_zeros = nullptr;  // of a symmetric format
 
-  [[nodiscard]] const float* exact_panel(int p) const {
-    if (panel.format.exact()) return reinterpret_cast<const float*>(stored[p] + codes_at);
-    if (staged != nullptr && p >= staged_first)
+  // An exact panel and the type of its floats.
+  [[nodiscard]] const void* exact_panel(int p) const {
+    if (panel.format.exact()) return stored[p] + codes_at;
+    if (is_staged(p))
       return staged + static_cast<std::ptrdiff_t>(p - staged_first) * panel.floats();
-    return reinterpret_cast<const float*>(exact[p] + exact_at);
+    return exact[p] + exact_at;
+  }
+  [[nodiscard]] DType exact_panel_type(int p) const {
+    return panel.format.exact() || is_staged(p) ? DType::f32 : exact_type;
   }
   [[nodiscard]] const std::uint8_t* codes(int p) const {
     return reinterpret_cast<const std::uint8_t*>(stored[p] + codes_at);
@@ -114,6 +120,9 @@ struct KvPlaneView {
     if (same_zeros != nullptr) return same_zeros;
     return reinterpret_cast<const std::uint8_t*>(stored[p] + zeros_at);
   }
+
+ private:
+  [[nodiscard]] bool is_staged(int p) const { return staged != nullptr && p >= staged_first; }
 };
 
 struct KvHeadView {

@@ -67,7 +67,7 @@ struct GenerateOptions {
   llama::SamplingOptions sampling = {};
   std::vector<int> eos = {};  // end at any of these
   // When the session is full, go on with its first `sinks` tokens and the newest ones
-  // (Session::roll) instead of ending.
+  // (Session::roll) instead of ending; a prompt that does not fit is cut in the same way.
   bool rolls = false;
   int sinks = 4;
 };
@@ -101,7 +101,20 @@ inline Result<Generation> generate(llama::Session& session, std::span<const int>
                                    const Emit& emit) {
   BISUP_EXPECTS(!prompt.empty());
   if (auto known = llama::check_ids(prompt, session.model().config); !known) return known.error();
-  const int room = session.capacity() - session.size() - static_cast<int>(prompt.size());
+  if (options.rolls && !session.can_roll(options.sinks)) {
+    return Error{Errc::cache_full, "a context of " + std::to_string(session.capacity()) +
+                                       " tokens is too short to roll on in"};
+  }
+  int room = session.capacity() - session.size() - static_cast<int>(prompt.size());
+  std::vector<int> rolled;
+  if (room < 0 && options.rolls) {
+    std::vector<int> all(session.ids().begin(), session.ids().end());
+    all.insert(all.end(), prompt.begin(), prompt.end());
+    rolled = session.rolled(all, options.sinks);
+    session.truncate(0);
+    prompt = rolled;
+    room = session.capacity() - session.size() - static_cast<int>(prompt.size());
+  }
   if (room < 0) {
     return Error{Errc::cache_full, "the prompt has " + std::to_string(prompt.size()) +
                                        " tokens; there is room for " +

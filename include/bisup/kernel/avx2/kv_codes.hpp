@@ -86,6 +86,13 @@ BISUP_OPTIMIZED inline RoundingSums rounding_sums(const float* x, int count, flo
   return {joined(error[0], error[1]), joined(square[0], square[1]), joined(product[0], product[1])};
 }
 
+template <DType Type>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_OPTIMIZED void widen(const void* from, int count, float* out) noexcept {
+  for (int i = 0; i < count; i += 8)
+    store_first(out + i, load_floats<Type>(from, i, count - i), count - i);
+}
+
 // Four dims of 8 keys: the bytes of each 32-bit lane are one key's codes. Scales and zero points
 // are those of the 8 tokens, or of one channel after the other.
 template <int Bits, int Step, bool Channels>

@@ -73,6 +73,15 @@ BISUP_OPTIMIZED inline RoundingSums rounding_sums(const float* x, int count, flo
   return {joined(error), joined(square), joined(product)};
 }
 
+template <DType Type>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_OPTIMIZED void widen(const void* from, int count, float* out) noexcept {
+  for (int i = 0; i < count; i += 16) {
+    const __mmask16 mask = first_lanes(count - i);
+    _mm512_mask_storeu_ps(out + i, mask, load_floats<Type>(from, i, mask));
+  }
+}
+
 // Four dims of 16 keys: the bytes of each 32-bit lane are one key's codes. Scales and zero points
 // are those of the 16 tokens, or of one channel after the other.
 template <int Bits, int Step, bool Channels>
