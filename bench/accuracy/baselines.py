@@ -204,10 +204,6 @@ def with_error(mean, error, digits=4):
     return f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" \u00b1 {error:.{digits}f}")
 
 
-def duration(seconds):
-    return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-
-
 def target_of(row, gap):
     if row.target is None:
         return ""
@@ -226,7 +222,7 @@ def line_of(row, result):
         cells.append(f"{other:.2f} ({100 * (perplexity / other - 1):+.2f} %)")
     else:
         cells.append("")
-    cells += [duration(result["seconds"]), f"{result['peak_memory_bytes'] / 1e6:.0f} MB"]
+    cells.append(f"{result['peak_memory_bytes'] / 1e6:.0f} MB")
     return "| " + " | ".join(cells) + " |"
 
 
@@ -248,7 +244,7 @@ windows; *target* is what was to be reached. *KL* is KL(float || model) in nats 
 scales, zero points, keepers and padding of all linears; embeddings and lm_head are f16. *Clips* are
 searched on held-out calibration text, or the papers' constants (activations / cache). *Simulated* is
 the perplexity of the same codes in float arithmetic and how far the packed model is from it.
-*Time* and *memory* are those of `bisup quantize`. Measured on {'; '.join(machines)}.
+*Memory* is the peak of `bisup quantize`; bench/peers/calibration.py measures its time. Measured on {'; '.join(machines)}.
 
 Made by `python3 bench/accuracy/baselines.py`."""
 
@@ -261,8 +257,8 @@ def table(options, results):
             if not lines:
                 continue
             print(f"\n## {bits}-g{group}\n")
-            print("| recipe | clips | gap, nats | target | perplexity | KL | bits | simulated | time | memory |")
-            print("|---|---|---:|---|---:|---:|---:|---:|---:|---:|")
+            print("| recipe | clips | gap, nats | target | perplexity | KL | bits | simulated | memory |")
+            print("|---|---|---:|---|---:|---:|---:|---:|---:|")
             print("\n".join(lines))
 
 

@@ -95,7 +95,7 @@ TEST_CASE("cached rows are rounded whatever the window, and exact where the poli
   const auto k = normal_rows(tokens, kv_heads * head_dim, 2);
   const auto v = normal_rows(tokens, kv_heads * head_dim, 3);
   const CacheShape shape{.kv_heads = kv_heads, .head_dim = head_dim};
-  const auto rows = cached_rows(k.ref(), v.ref(), shape, {.recent = 64, .keys = {.bits = 4}});
+  const auto rows = cached_rows(k.ref(), v.ref(), shape, {.recent = 64, .keys = {.bits = 4}, .exact_type = DType::f32});
   REQUIRE(rows);
   const auto same = cached_rows(k.ref(), v.ref(), shape, {.keys = {.bits = 4}});
   REQUIRE(same);
