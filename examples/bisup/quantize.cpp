@@ -61,9 +61,14 @@ struct QuantizeCommand {
       if (option != "search") choice.constant = std::stof(option);
     };
     choose(activation_clip, recipe.activation_clip), choose(kv_clip, recipe.kv_clip);
-    if (weight_clip == "search") recipe.quantizer = bisup::ClipSearch{};
-    if (weight_clip == "power")
+    if (weight_clip == "search") {
+      recipe.quantizer = bisup::ClipSearch{};
+    } else if (weight_clip == "power") {
       recipe.quantizer = bisup::ClipSearch{.loss = bisup::ClipLoss::power};
+    } else if (!weight_clip.empty()) {
+      const float share = std::stof(weight_clip);
+      recipe.quantizer = bisup::Nearest{.clip = {share, share}};
+    }
     if (!moments.empty()) {
       recipe.moments =
           moments == "exact" ? bisup::Moments::exact_inputs : bisup::Moments::rounded_inputs;
@@ -314,9 +319,10 @@ void add_quantize(CLI::App& app, Action& action) {
       ->capture_default_str();
   sub->add_option(
          "--weight-clip", options->weight_clip,
-         "ranges of weights: search (error weighted by E[x^2]) or power (|error|^2.4), instead "
-         "of the method's own")
-      ->check(CLI::IsMember({"search", "power"}));
+         "ranges of weights: search (error weighted by E[x^2]), power (|error|^2.4) or a share of "
+         "a group's range, instead of the method's own")
+      ->check(
+          [clip](const std::string& text) { return text == "power" ? std::string() : clip(text); });
   sub->add_option(
          "--moments", options->moments,
          "GPTQ's second moments are of exact or of rounded inputs, instead of the method's own")
