@@ -74,6 +74,7 @@
 #include <bisup/cache/kv_rounding.hpp>
 #include <bisup/cache/kv_shelf.hpp>
 #include <bisup/cache/prompt_cache.hpp>
+#include <bisup/cache/rounded_prompt.hpp>
 #include <bisup/llama/activation.hpp>
 #include <bisup/llama/block.hpp>
 #include <bisup/llama/config.hpp>
