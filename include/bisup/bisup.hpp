@@ -118,7 +118,9 @@
 #include <bisup/calibrate/block_report.hpp>
 #include <bisup/calibrate/calibrator.hpp>
 #include <bisup/calibrate/clip_choice.hpp>
+#include <bisup/calibrate/outlier_tokens.hpp>
 #include <bisup/calibrate/preflight.hpp>
+#include <bisup/calibrate/prompt_recorder.hpp>
 #include <bisup/calibrate/random_model.hpp>
 #include <bisup/calibrate/recipe.hpp>
 #include <bisup/calibrate/round_block.hpp>

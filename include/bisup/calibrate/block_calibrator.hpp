@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include <bisup/cache/prompt_cache.hpp>
 #include <bisup/calibrate/basis.hpp>
 #include <bisup/calibrate/block_pass.hpp>
 #include <bisup/calibrate/block_report.hpp>
@@ -48,18 +49,25 @@ struct Streams {
   int crops = 0;
 };
 
+// What all tokens of one block come after: a prompt of one layer as the float model has it, which
+// is what the float stream reads, and as the artefact stores it.
+struct BlockPrompt {
+  PromptCache exact, stored;
+};
+
 // T is the tuner's scalar type: float.
 template <class T = float>
 class BlockCalibrator {
  public:
-  // `longest`: tokens of the longest crop. Both references must outlive it.
+  // `longest`: tokens of the longest crop, all of which come behind so many tokens of a prompt.
+  // Both references must outlive it.
   BlockCalibrator(const llama::Config& config, const Scheme& scheme, const Recipe& recipe,
-                  int longest, ThreadPool& pool)
+                  int longest, int prompt_tokens, ThreadPool& pool)
       : config_(config),
         scheme_(scheme),
         recipe_(recipe),
         longest_(longest),
-        rope_(config, longest),
+        rope_(config, prompt_tokens + longest),
         pool_(pool) {}
 
   // The cache's policy without what is chosen by layer.
@@ -72,12 +80,14 @@ class BlockCalibrator {
 
   // `block` is in the recipe's basis. Moves both streams behind it. Errors: not_finite (activations
   // or weights), out_of_memory.
-  Result<FinishedBlock> run(int layer, BasisBlock block, Streams& streams) {
+  Result<FinishedBlock> run(int layer, BasisBlock block, const BlockPrompt& prompt,
+                            Streams& streams) {
+    prompt_ = prompt;
     FinishedBlock done;
     done.report.layer = layer;
     for (std::size_t i = 0; i < 4; ++i) done.report.inputs[i].name = llama::named_inputs[i].name;
 
-    auto exact = pass({});
+    auto exact = pass({}, prompt_.exact);
     if (!exact) return exact.error();
     const auto statistics = teach(dense_view(block), *exact, streams);
     if (!statistics) return statistics.error();
@@ -89,7 +99,7 @@ class BlockCalibrator {
       return chosen.error();
     if (scheme_.quantizes_cache())
       done.kv.assign(static_cast<std::size_t>(config_.kv_heads), policy.entry(0, 0, 1));
-    auto rounded = pass(policy);
+    auto rounded = pass(policy, prompt_.stored);
     if (!rounded) return rounded.error();
     if (scheme_.quantizes_weights()) {
       const bool rounded_inputs = recipe_.moments == Moments::rounded_inputs;
@@ -107,7 +117,7 @@ class BlockCalibrator {
     if (recipe_.tuning.any()) {
       if (auto tuned = tune(done, block, power, streams); !tuned) return tuned.error();
     }
-    auto final_pass = pass(layer_policy(done.kv));
+    auto final_pass = pass(layer_policy(done.kv), prompt_.stored);
     if (!final_pass) return final_pass.error();
     if (auto moved = advance(done, *final_pass, streams); !moved) return moved.error();
     return done;
@@ -117,8 +127,8 @@ class BlockCalibrator {
   using Statistics = std::vector<ChannelStatistics>;
   using SitePower = std::array<std::vector<float>, 4>;  // E[x^2] of each prepared channel
 
-  Result<BlockPass> pass(const KvPolicy& policy) {
-    return BlockPass::make(config_, rope_, longest_, policy, {}, pool_);
+  Result<BlockPass> pass(const KvPolicy& policy, const PromptCache& prompt) {
+    return BlockPass::make(config_, rope_, longest_, policy, prompt, pool_);
   }
 
   // Moves the float stream on; what the four inputs looked like on the way.
@@ -253,7 +263,7 @@ class BlockCalibrator {
                                            {.kv_heads = config_.kv_heads,
                                             .head_dim = config_.head_dim,
                                             .window = config_.sliding_window.value_or(0)},
-                                           policy, pool_);
+                                           policy, prompt_.stored, pool_);
         if (!found) return found.error();
         policy.key_clip = {found->keys.clip, found->keys.clip};
         policy.value_clip = {found->values.clip, found->values.clip};
@@ -288,6 +298,7 @@ class BlockCalibrator {
                     const Streams& streams) {
     const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
     auto block = simulated<T>(done.weights, shape(), entry, policy(), pool_);
+    begin_with(block.cache, prompt_.stored, 0);
     if (recipe_.tuning.rank > 0) {
       if (auto started =
               start_branches<T>(block, floats.weights, power, recipe_.tuning.rank, pool_);
@@ -317,7 +328,7 @@ class BlockCalibrator {
 
   // Of the block as it will run, over the held-out crops.
   Result<double> held_out_loss(const FinishedBlock& block, const Streams& streams) {
-    auto run = pass(layer_policy(block.kv));
+    auto run = pass(layer_policy(block.kv), prompt_.stored);
     if (!run) return run.error();
     double error = 0, power = 0;
     Matrix<float> x, z;
@@ -370,6 +381,7 @@ class BlockCalibrator {
   int longest_;
   llama::RopeTable rope_;
   ThreadPool& pool_;
+  BlockPrompt prompt_;
 };
 
 }  // namespace bisup
