@@ -11,6 +11,7 @@
 #include <bisup/io/atomic_file.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/llama/model_size.hpp>
+#include <bisup/llama/stored_prompt.hpp>
 #include <cmath>
 #include <filesystem>
 #include <functional>
@@ -21,6 +22,7 @@
 #include "charts.hpp"
 #include "command.hpp"
 #include "page_style.hpp"
+#include "prompt_options.hpp"
 #include "statistics.hpp"
 #include "terminal.hpp"
 #include "windows.hpp"
@@ -547,15 +549,18 @@ bisup::Result<ReportEvaluation> measure_for_report(const std::string& text, cons
                                                    const bisup::llama::Model& model,
                                                    bisup::ThreadPool& pool) {
   constexpr int windows = 16;
-  const auto file = open_model(report.model, "", pool);
+  auto file = open_model(report.model, "", pool);
   if (!file) return file.error();
+  if (auto shared = bisup::llama::share_prompt(model, file->model, pool); !shared)
+    return about(shared.error(), report.model);
   const auto tokenizer = open_tokenizer(file->tokenizer);
   if (!tokenizer) return tokenizer.error();
   const auto ids = read_ids(text, *tokenizer);
   if (!ids) return ids.error();
   Meter meter("measuring");
-  auto divergence = bisup::divergence(model, model.kv, file->model, file->model.kv, *ids,
-                                      {.windows = windows}, pool, std::ref(meter));
+  auto divergence =
+      bisup::divergence(model, model.kv, file->model, file->model.kv, *ids,
+                        {.windows = windows, .bos = bos_of(*tokenizer)}, pool, std::ref(meter));
   if (!divergence) return about(divergence.error(), blamed(divergence.error(), text, report.model));
   return ReportEvaluation{text, std::move(divergence).value()};
 }
