@@ -88,19 +88,27 @@ void add_sampling_options(CLI::App& sub, bisup::llama::SamplingOptions& options,
       ->allow_extra_args(false);
 }
 
+Result<void> simulate(const std::string& path, const std::string& scheme,
+                      bisup::io::ModelFile& file, bisup::ThreadPool& pool) {
+  if (scheme.empty()) return {};
+  const auto parsed = bisup::Scheme::parse(scheme);
+  if (!parsed) return parsed.error();
+  if (file.model.scheme != bisup::Scheme{}) {
+    return Error{Errc::bad_scheme, "is already quantized by " + file.model.scheme.name(), path};
+  }
+  Meter meter("simulating " + parsed->name());
+  auto model = bisup::simulate(file.model, *parsed, pool, std::ref(meter));
+  if (!model) return about(model.error(), path);
+  model->prompt = file.model.prompt;
+  file.model = std::move(model).value();
+  return {};
+}
+
 Result<bisup::io::ModelFile> open_model(const std::string& path, const std::string& scheme,
                                         bisup::ThreadPool& pool) {
   auto file = bisup::io::open_model(path);
-  if (!file || scheme.empty()) return file;
-  const auto parsed = bisup::Scheme::parse(scheme);
-  if (!parsed) return parsed.error();
-  if (file->model.scheme != bisup::Scheme{}) {
-    return Error{Errc::bad_scheme, "is already quantized by " + file->model.scheme.name(), path};
-  }
-  Meter meter("simulating " + parsed->name());
-  auto model = bisup::simulate(file->model, *parsed, pool, std::ref(meter));
-  if (!model) return about(model.error(), path);
-  file->model = std::move(model).value();
+  if (!file) return file;
+  if (auto simulated = simulate(path, scheme, *file, pool); !simulated) return simulated.error();
   return file;
 }
 

@@ -63,6 +63,10 @@ void add_scheme_option(CLI::App& sub, std::string& scheme, const char* does);
 void add_sampling_options(CLI::App& sub, bisup::llama::SamplingOptions& options,
                           std::vector<std::string>& stops);
 
+// A float model becomes one that computes as `scheme` would, unless that is empty; its stored
+// prompt stays. `path`: for errors.
+[[nodiscard]] bisup::Result<void> simulate(const std::string& path, const std::string& scheme,
+                                           bisup::io::ModelFile& file, bisup::ThreadPool& pool);
 // The model, simulated by `scheme` unless that is empty.
 [[nodiscard]] bisup::Result<bisup::io::ModelFile> open_model(const std::string& path,
                                                              const std::string& scheme,

@@ -3,11 +3,13 @@
 #include <fmt/core.h>
 
 #include <bisup/evaluate/divergence.hpp>
+#include <bisup/llama/stored_prompt.hpp>
 #include <memory>
 #include <optional>
 #include <utility>
 
 #include "command.hpp"
+#include "prompt_options.hpp"
 #include "propagation.hpp"
 #include "terminal.hpp"
 #include "windows.hpp"
@@ -19,33 +21,45 @@ namespace {
 struct CompareCommand {
   Common common;
   KvOptions kv;
+  PromptOptions prompt;
   std::string reference, text;
+  bool bare_reference = false;
   bisup::WindowOptions windows;
   bool propagation = false;
 
   bisup::Result<void> run() const {
     const Clock clock;
     bisup::ThreadPool pool(common.threads);
-    const auto file = open_model(common.model, "", pool);
+    auto file = open_model(common.model, "", pool);
     if (!file) return file.error();
-    const auto theirs = open_model(reference, "", pool);
+    if (auto read = read_prompt(prompt, *file, pool); !read) return read;
+    auto theirs = open_model(reference, "", pool);
     if (!theirs) return theirs.error();
+    if (bare_reference) {
+      theirs->model.prompt = {};
+    } else if (auto shared = bisup::llama::share_prompt(file->model, theirs->model, pool);
+               !shared) {
+      return about(shared.error(), reference);
+    }
     const auto tokenizer = open_tokenizer(file->tokenizer);
     if (!tokenizer) return tokenizer.error();
     const auto ids = read_ids(text, *tokenizer);
     if (!ids) return ids.error();
-    const auto& model = file->model;
+    auto& model = file->model;
     const auto policy = kv_policy(model, kv);
     if (!policy) return about(policy.error(), common.model);
+    if (auto rounded = round_prompt(prompt, *policy, model); !rounded) return rounded;
+    bisup::WindowOptions cut = windows;
+    cut.bos = bos_of(*tokenizer);
     Meter meter("windows");
     const auto result = bisup::divergence(model, *policy, theirs->model, theirs->model.kv, *ids,
-                                          windows, pool, std::ref(meter));
+                                          cut, pool, std::ref(meter));
     if (!result) return about(result.error(), blamed(result.error(), text, common.model));
     std::optional<bisup::ErrorPropagation> propagated;
     if (propagation) {
       Meter again("propagation");
-      auto found = bisup::error_propagation(model, *policy, theirs->model, *ids, windows, pool,
-                                            std::ref(again));
+      auto found =
+          bisup::error_propagation(model, *policy, theirs->model, *ids, cut, pool, std::ref(again));
       if (!found) return about(found.error(), blamed(found.error(), text, common.model));
       propagated = std::move(found).value();
     }
@@ -72,6 +86,8 @@ struct CompareCommand {
              {"kv", kv_name(*policy)},
              {"kv_sinks", policy->sinks},
              {"kv_recent", policy->recent},
+             {"prompt_tokens", model.prompt.tokens()},
+             {"reference_prompt_tokens", theirs->model.prompt.tokens()},
              {"layers", propagated ? describe(*propagated) : nlohmann::json::array()},
              {"seconds", clock.seconds()}});
       return {};
@@ -98,6 +114,9 @@ void add_compare(CLI::App& app, Action& action) {
   sub->add_option("--reference", options->reference, "the model to compare with")->required();
   add_window_options(*sub, options->text, options->windows);
   add_kv_options(*sub, options->kv);
+  add_prompt_options(*sub, options->prompt, Automatic::no);
+  sub->add_flag("--bare-reference", options->bare_reference,
+                "the reference reads no prompt, though MODEL has one");
   sub->add_flag("--propagation", options->propagation,
                 "also how far each layer is off, and whose keys and values did it");
   sub->callback([options, &action] { action = [options] { return options->run(); }; });

@@ -11,6 +11,8 @@
 #include <cmath>
 #include <utility>
 
+#include "prompt_options.hpp"
+
 #include "terminal.hpp"
 
 namespace command {
@@ -130,7 +132,7 @@ Result<Answer> Conversation::answer(const std::vector<int>& request, const text:
     session_.push_back(std::move(made).value());
   }
   auto& session = session_.front();
-  const auto ids = bisup::after_prompt(request, model().prompt);
+  const auto ids = bisup::after_prompt(request, model().prompt, bos_of(tokenizer_));
   // At least the last token is computed again: its logits are needed.
   const auto differs = std::mismatch(known_.begin(), known_.end(), ids.begin(), ids.end() - 1);
   const auto kept = static_cast<std::size_t>(differs.first - known_.begin());

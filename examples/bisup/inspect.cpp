@@ -268,6 +268,7 @@ struct InspectCommand {
              {"vocab_size", config.vocab_size},
              {"max_positions", config.max_positions},
              {"prompt_tokens", model.prompt.tokens()},
+             {"prompt_bytes", model.prompt.bytes()},
              {"kv", cached["kv"]},
              {"kv_sinks", cached["kv_sinks"]},
              {"kv_recent", cached["kv_recent"]},
@@ -304,6 +305,10 @@ struct InspectCommand {
                cached["kv_bytes_per_token"].get<double>(),
                command::size(cached["kv_allocated_bytes"].get<double>()),
                config.max_positions + model.prompt.tokens());
+    if (!model.prompt.empty()) {
+      fmt::print("stored prompt: {} tokens, {}\n", model.prompt.tokens(),
+                 command::size(static_cast<double>(model.prompt.bytes())));
+    }
     if (memory > 0) {
       fmt::print("{:g} GiB hold a context of {} tokens\n", memory,
                  cached["kv_context_in_memory"].get<int>());

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "command.hpp"
+#include "prompt_options.hpp"
 #include "terminal.hpp"
 #include "windows.hpp"
 
@@ -26,6 +27,7 @@ namespace {
 struct PerplexityCommand {
   Common common;
   KvOptions kv;
+  PromptOptions prompt;
   std::string text, scheme;
   bool simulate = false;
   bisup::WindowOptions windows;
@@ -33,18 +35,23 @@ struct PerplexityCommand {
   bisup::Result<void> run() const {
     const Clock clock;
     bisup::ThreadPool pool(common.threads);
-    auto file = open_model(common.model, scheme, pool);
+    auto file = open_model(common.model, "", pool);
     if (!file) return file.error();
+    if (auto read = read_prompt(prompt, *file, pool); !read) return read;
+    if (auto done = command::simulate(common.model, scheme, *file, pool); !done) return done;
     if (simulate) file->model = bisup::simulation_of(file->model, pool);
     const auto tokenizer = open_tokenizer(file->tokenizer);
     if (!tokenizer) return tokenizer.error();
     const auto ids = read_ids(text, *tokenizer);
     if (!ids) return ids.error();
-    const auto& model = file->model;
+    auto& model = file->model;
     const auto policy = kv_policy(model, kv);
     if (!policy) return about(policy.error(), common.model);
+    if (auto rounded = round_prompt(prompt, *policy, model); !rounded) return rounded;
+    bisup::WindowOptions cut = windows;
+    cut.bos = bos_of(*tokenizer);
     Meter meter("windows");
-    const auto result = bisup::perplexity(model, *ids, windows, *policy, pool, std::ref(meter));
+    const auto result = bisup::perplexity(model, *ids, cut, *policy, pool, std::ref(meter));
     if (!result) return about(result.error(), blamed(result.error(), text, common.model));
     if (common.json) {
       print({{"perplexity", result->perplexity()},
@@ -60,6 +67,7 @@ struct PerplexityCommand {
              {"kv", kv_name(*policy)},
              {"kv_sinks", policy->sinks},
              {"kv_recent", policy->recent},
+             {"prompt_tokens", model.prompt.tokens()},
              {"seconds", clock.seconds()}});
       return {};
     }
@@ -83,6 +91,7 @@ void add_perplexity(CLI::App& app, Action& action) {
   sub->add_flag("--simulate", options->simulate,
                 "compute an artefact in floats that are rounded as its integers are");
   add_kv_options(*sub, options->kv);
+  add_prompt_options(*sub, options->prompt, Automatic::no);
   sub->callback([options, &action] { action = [options] { return options->run(); }; });
 }
 

@@ -3,7 +3,9 @@
 #include <fmt/core.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <bisup/calibrate/calibrator.hpp>
+#include <bisup/calibrate/outlier_tokens.hpp>
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/io/artefact_writer.hpp>
 #include <bisup/io/block_files.hpp>
@@ -21,6 +23,7 @@
 #include "command.hpp"
 #include "kv_search.hpp"
 #include "preflight.hpp"
+#include "prompt_options.hpp"
 #include "report.hpp"
 #include "terminal.hpp"
 
@@ -48,6 +51,7 @@ struct QuantizeCommand {
   CalibrationOptions calibration;
   KvOptions kv;
   KvSearch kv_search;
+  PromptOptions prompt;
   ReportOptions report;
   std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search";
   std::string streams = "f32", preset, weight_clip, moments, work;
@@ -101,6 +105,11 @@ struct QuantizeCommand {
       return Error{Errc::missing, "the method " + method +
                                       " needs calibration data: --calib FILE or --self-generate N"};
     }
+    if (!calibrated && prompt.automatic()) {
+      return Error{Errc::missing,
+                   "--cache-prompt auto looks for outliers in calibration data: give --calib FILE "
+                   "or --self-generate N"};
+    }
     if (calibrated || dry_run) return calibrate(*parsed, calibrated, pool, clock);
     return round(*parsed, pool, clock);
   }
@@ -134,9 +143,12 @@ struct QuantizeCommand {
     auto file = open_model(common.model, "", pool);
     if (!file) return file.error();
     if (file->model.scheme != bisup::Scheme{}) return already(file->model.scheme);
+    if (auto read = read_prompt(prompt, *file, pool); !read) return read;
     Meter meter("quantizing");
-    const auto model = bisup::round_to_nearest(file->model, parsed, pool, std::ref(meter));
+    auto model = bisup::round_to_nearest(file->model, parsed, pool, std::ref(meter));
     if (!model) return about(model.error(), common.model);
+    model->prompt = file->model.prompt;
+    if (auto rounded = round_prompt(prompt, model->kv, *model); !rounded) return rounded;
     return save(*model, file->tokenizer, {.recipe = method, .float_weights = file->weights_note},
                 {}, {{"rounding", clock.seconds()}}, pool, clock);
   }
@@ -150,10 +162,14 @@ struct QuantizeCommand {
     options.stream = streams == "bf16" ? bisup::DType::bf16 : bisup::DType::f32;
     if (spill) options.memory = bisup::io::spilled_memory(work);
     const bisup::Recipe chosen = recipe();
+    auto ids = prompt_ids(prompt, source->tokenizer, source->checkpoint.config());
+    if (!ids) return ids.error();
+    bisup::CalibrationTokens tokens;
+    if (calibrated) tokens = calibration_tokens(calibration);
+    tokens.prompt = static_cast<int>(ids->size());
     const auto ready = preflight(*source, {.scheme = parsed,
                                            .recipe = chosen,
-                                           .tokens = calibrated ? calibration_tokens(calibration)
-                                                                : bisup::CalibrationTokens{},
+                                           .tokens = tokens,
                                            .stream = options.stream,
                                            .output = output,
                                            .work = work,
@@ -161,8 +177,18 @@ struct QuantizeCommand {
     if (!ready) return about(ready.error(), common.model);
     if (dry_run && (!calibrated || calibration.self_generate > 0))
       return print_dry_run(*ready, *source, parsed, pool);
-    const auto data = read_calibration(calibration, source->checkpoint, source->tokenizer, pool);
+    auto data = read_calibration(calibration, source->checkpoint, source->tokenizer, pool);
     if (!data) return data.error();
+    if (prompt.automatic()) ids = outlier_prompt(*source, data->samples, pool);
+    if (!ids) return about(ids.error(), common.model);
+    if (ids->empty() && prompt.bits < 16)
+      return Error{Errc::bad_scheme, "--cache-prompt-bits rounds a prompt, and there is none"};
+    if (!ids->empty()) {
+      const auto tokenizer = open_tokenizer(source->tokenizer);
+      if (!tokenizer) return tokenizer.error();
+      data->samples = bisup::after_prompt(std::move(data->samples), *ids, bos_of(*tokenizer));
+    }
+    options.prompt = *ids, options.prompt_bits = prompt.bits;
     if (dry_run) return print_dry_run(*ready, *source, parsed, pool);
     const double read = clock.seconds();
     Meter meter("blocks");
@@ -183,6 +209,27 @@ struct QuantizeCommand {
                  .details = {{"calibration", data->provenance}}},
                 done->blocks, {{"reading", read}, {"calibrating", clock.seconds() - read}}, pool,
                 clock);
+  }
+
+  // The tokens that draw outliers, by the float model's own activations.
+  Result<std::vector<int>> outlier_prompt(const bisup::io::ModelSource& source,
+                                          const bisup::Samples& samples,
+                                          bisup::ThreadPool& pool) const {
+    const auto tokenizer = open_tokenizer(source.tokenizer);
+    if (!tokenizer) return tokenizer.error();
+    const auto model = bisup::llama::read_model(source.checkpoint);
+    if (!model) return model.error();
+    const bisup::OutlierRule rule;
+    const auto magnitudes = bisup::token_magnitudes(*model, samples, rule, pool);
+    if (!magnitudes) return magnitudes.error();
+    auto found = bisup::outlier_tokens(
+        *magnitudes, start_token(*tokenizer, source.checkpoint.config()), rule.ratio);
+    if (!common.json) {
+      fmt::print(stderr, "{:.2f} outliers in a sample of {} tokens, a prompt of {}\n",
+                 found.of_a_sample, std::min(rule.length, calibration.samples.length),
+                 found.prompt.size());
+    }
+    return std::move(found.prompt);
   }
 
   Result<bisup::Calibration> with_store(const bisup::io::ModelSource& source,
@@ -240,7 +287,10 @@ struct QuantizeCommand {
     model.kv = std::move(policy).value();
     const double ready = clock.seconds();
     if (interrupted()) return Error{Errc::interrupted, "stopped"};
-    if (auto saved = bisup::io::save_artefact(output, model, tokenizer, provenance); !saved)
+    bisup::io::Provenance remembered = provenance;
+    if (!model.prompt.empty())
+      remembered.details["prompt"] = prompt_provenance(prompt, model.prompt);
+    if (auto saved = bisup::io::save_artefact(output, model, tokenizer, remembered); !saved)
       return about(saved.error(), output);
     const auto size = bisup::llama::model_size(model);
     const auto bytes = std::filesystem::file_size(output);
@@ -275,6 +325,7 @@ struct QuantizeCommand {
              {"kv", kv_name(model.kv)},
              {"kv_sinks", model.kv.sinks},
              {"kv_recent", model.kv.recent},
+             {"prompt_tokens", model.prompt.tokens()},
              {"parameters", size.parameters},
              {"peak_memory_bytes", memory},
              {"layers", layers},
@@ -351,6 +402,7 @@ void add_quantize(CLI::App& app, Action& action) {
       ->needs("--work");
   sub->add_flag("--dry-run", options->dry_run, "check everything, print memory and time, and stop");
   add_kv_options(*sub, options->kv);
+  add_prompt_options(*sub, options->prompt, Automatic::yes);
   add_kv_search_options(*sub, options->kv_search);
   sub->add_flag("--explain", options->explain, "print what the method does and stop");
   sub->add_option("-o,--output", options->output, "the file to write, .safetensors");

@@ -11,6 +11,7 @@
 #include <bisup/io/atomic_file.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/llama/model_size.hpp>
+#include <bisup/llama/stored_prompt.hpp>
 #include <cmath>
 #include <filesystem>
 #include <functional>
@@ -21,6 +22,7 @@
 #include "charts.hpp"
 #include "command.hpp"
 #include "page_style.hpp"
+#include "prompt_options.hpp"
 #include "statistics.hpp"
 #include "terminal.hpp"
 #include "windows.hpp"
@@ -607,16 +609,17 @@ class Page {
 
 bisup::Result<Measured> measure_one(std::string name, const bisup::llama::Model& model,
                                     const bisup::llama::Model& reference, std::span<const int> ids,
-                                    bisup::ThreadPool& pool) {
+                                    std::optional<int> bos, bisup::ThreadPool& pool) {
   constexpr int windows = 16, propagation_windows = 2, propagation_context = 1024;
   Meter meter("measuring " + name), again("following " + name);
   auto divergence = bisup::divergence(model, model.kv, reference, reference.kv, ids,
-                                      {.windows = windows}, pool, std::ref(meter));
+                                      {.windows = windows, .bos = bos}, pool, std::ref(meter));
   if (!divergence) return divergence.error();
   auto propagation =
       bisup::error_propagation(model, model.kv, reference, ids,
                                {.context = std::min(propagation_context, divergence->model.context),
-                                .windows = propagation_windows},
+                                .windows = propagation_windows,
+                                .bos = bos},
                                pool, std::ref(again));
   if (!propagation) return propagation.error();
   return Measured{std::move(name), std::move(divergence).value(), std::move(propagation).value()};
@@ -626,21 +629,23 @@ bisup::Result<ReportEvaluation> measure_for_report(const ReportOptions& options,
                                                    const Report& report,
                                                    const bisup::llama::Model& model,
                                                    bisup::ThreadPool& pool) {
-  const auto file = open_model(report.model, "", pool);
+  auto file = open_model(report.model, "", pool);
   if (!file) return file.error();
+  if (auto shared = bisup::llama::share_prompt(model, file->model, pool); !shared)
+    return about(shared.error(), report.model);
   const auto tokenizer = open_tokenizer(file->tokenizer);
   if (!tokenizer) return tokenizer.error();
   const auto ids = read_ids(options.text, *tokenizer);
   if (!ids) return ids.error();
-  auto ours =
-      measure_one(report.method + " " + model.scheme.name(), model, file->model, *ids, pool);
+  auto ours = measure_one(report.method + " " + model.scheme.name(), model, file->model, *ids,
+                          bos_of(*tokenizer), pool);
   if (!ours) return about(ours.error(), blamed(ours.error(), options.text, report.model));
   ReportEvaluation evaluation{options.text, std::move(ours).value()};
   if (options.base.empty()) return evaluation;
   const auto base = open_model(options.base, "", pool);
   if (!base) return base.error();
   const auto name = std::filesystem::path(options.base).stem().string();
-  auto theirs = measure_one(name, base->model, file->model, *ids, pool);
+  auto theirs = measure_one(name, base->model, file->model, *ids, bos_of(*tokenizer), pool);
   if (!theirs) return about(theirs.error(), blamed(theirs.error(), options.text, options.base));
   evaluation.base = std::move(theirs).value();
   return evaluation;

@@ -77,6 +77,7 @@
 #include <bisup/cache/kv_shelf.hpp>
 #include <bisup/cache/packed_rows.hpp>
 #include <bisup/cache/prompt_cache.hpp>
+#include <bisup/cache/rounded_prompt.hpp>
 #include <bisup/llama/activation.hpp>
 #include <bisup/llama/block.hpp>
 #include <bisup/llama/config.hpp>
@@ -123,7 +124,9 @@
 #include <bisup/calibrate/block_report.hpp>
 #include <bisup/calibrate/calibrator.hpp>
 #include <bisup/calibrate/clip_choice.hpp>
+#include <bisup/calibrate/outlier_tokens.hpp>
 #include <bisup/calibrate/preflight.hpp>
+#include <bisup/calibrate/prompt_recorder.hpp>
 #include <bisup/calibrate/random_model.hpp>
 #include <bisup/calibrate/recipe.hpp>
 #include <bisup/calibrate/round_block.hpp>

@@ -55,4 +55,26 @@ TEST_CASE("a prompt of another model, or longer than the cache, is refused") {
   CHECK_THROWS_AS(filled.set(2, rows.ref(), rows.ref()), ContractViolation);
 }
 
+TEST_CASE("a request loses the prompt that it begins with, or a BOS that is there already") {
+  using Ids = std::vector<int>;
+  constexpr int bos = 1;
+  const PromptCache none, only_bos({bos}, 1, 1, 32), talk({bos, 7, 8}, 1, 1, 32);
+  const auto left = [&](const Ids& ids, const PromptCache& prompt) {
+    const auto rest = after_prompt(ids, prompt, bos);
+    return Ids(rest.begin(), rest.end());
+  };
+  CHECK(left({bos, 7, 8, 9}, talk) == Ids{9});
+  CHECK(left({bos, 5, 8, 9}, talk) == Ids{5, 8, 9});
+  CHECK(left({5, bos, 9}, talk) == Ids{5, bos, 9});
+  CHECK(left({bos, 5}, only_bos) == Ids{5});
+  CHECK(left({bos, 7, 8}, talk) == Ids{7, 8});  // said, but not answered
+  CHECK(left({bos}, only_bos) == Ids{bos});
+  CHECK(left({bos, 5}, none) == Ids{bos, 5});
+  // A token that no tokenizer puts there is part of what is said.
+  const Ids turn = {bos, 5};
+  CHECK(after_prompt(turn, talk).size() == 2);
+  const PromptCache other({7, 8}, 1, 1, 32);
+  CHECK(left({bos, 5}, other) == Ids{bos, 5});
+}
+
 }  // namespace

@@ -22,15 +22,15 @@ void expect_size(const S& source, const char* scheme, const Recipe& recipe) {
   Samples samples;
   samples.crops = {{3, 1, 4, 1, 5, 9, 2, 6}}, samples.held_out = {{2, 7, 1, 8, 2, 8, 1, 8}};
   NoStore nothing;
-  const auto done = calibrate(source, Scheme::parse(scheme).value(), recipe, samples, {}, nothing);
+  const auto done = calibrate(source, Scheme::parse(scheme).value(), recipe, samples, {.prompt = {4, 3, 2}}, nothing);
   INFO(recipe.name << " " << scheme);
   if (!done) FAIL(done.error().describe());
-  const std::size_t expected = cost_of(source.config(), scheme, recipe, {1, 1, 8}).model;
+  const std::size_t expected = cost_of(source.config(), scheme, recipe, {1, 1, 8, 3}).model;
   std::size_t left_out = 0;  // branches of blocks that were better without
   Recipe plain = recipe;
   plain.tuning.rank = 0;
   const std::size_t branches =
-      expected - cost_of(source.config(), scheme, plain, {1, 1, 8}).model;
+      expected - cost_of(source.config(), scheme, plain, {1, 1, 8, 3}).model;
   for (const auto& block : done->model.blocks) left_out += block.q.branch() == nullptr ? branches / done->model.blocks.size() : 0;
   CHECK(expected - left_out == llama::model_size(done->model).bytes);
 }
@@ -89,6 +89,8 @@ TEST_CASE("what cannot be is refused before anything long") {
   kept.keepers = 127;
   CHECK(check_calibration(c, scheme, kept, {2, 1, 64}));
   CHECK(refused(c, recipes::atom, {2, 1, 513}).find("512 positions") != std::string::npos);
+  CHECK(check_calibration(c, scheme, recipes::atom, {2, 1, 512, 512}));
+  CHECK(refused(c, recipes::atom, {2, 1, 64, 513}).find("a prompt of 513 tokens") == 0);
   auto wide = c;
   wide.head_dim = 4098, wide.heads = wide.kv_heads = 1;
   CHECK(refused(wide, recipes::gptq, {2, 1, 64}).find("head_dim") != std::string::npos);

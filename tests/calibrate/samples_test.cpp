@@ -81,4 +81,14 @@ TEST_CASE("a text without room for a crop and ids outside the vocabulary are err
   }
 }
 
+TEST_CASE("crops behind a prompt do not say again what it says") {
+  const Samples samples{{{1, 7, 8, 9}, {7, 8, 9}}, {{1, 5}}};
+  const std::vector<int> prompt = {1, 7};
+  const Samples behind = after_prompt(samples, prompt, 1);
+  CHECK(behind.crops == std::vector<std::vector<int>>{{8, 9}, {7, 8, 9}});
+  CHECK(behind.held_out == std::vector<std::vector<int>>{{5}});
+  CHECK(after_prompt(samples, prompt).held_out == samples.held_out);
+  CHECK(after_prompt(samples, {}, 1).crops == samples.crops);
+}
+
 }  // namespace

@@ -303,6 +303,69 @@ def test_statistics():
     refuse(1, ["too short"], "inspect", TINY, "--statistics", "--text", "-")
 
 
+def test_prompt():
+    """A stored prompt: in front of every window, exact unless told otherwise, the same for a reference."""
+    words = "Once upon a time there was"
+    said = ["--cache-prompt", "text:" + words]
+    tokens = len(ask("tokenize", TINY, "--text", words)["ids"])
+    ppl = lambda model, *options: ask("perplexity", model, *SMALL, *options)
+    plain, read = ppl(TINY), ppl(TINY, *said)
+    check(plain["prompt_tokens"] == 0 and read["prompt_tokens"] == tokens, read)
+    check(plain["nll"] != read["nll"] and plain["tokens"] == read["tokens"], "context, and the same targets")
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "prompt.txt")
+        with open(file, "w", encoding="utf-8") as out:
+            out.write(words)
+        check(ppl(TINY, "--cache-prompt", "@" + file)["nll"] == read["nll"], "from a file")
+        scheme = "W4A8KV3-g64"
+        without, _ = artefact(folder, scheme)
+        path = os.path.join(folder, "prompted.safetensors")
+        made = ask("quantize", TINY, "--scheme", scheme, *said, "-o", path)
+        check(made["prompt_tokens"] == tokens, made)
+        exact, bare = ppl(path), ppl(path, "--cache-prompt", "none")
+        check(exact["prompt_tokens"] == tokens and bare["prompt_tokens"] == 0, bare)
+        check(bare["nll"] == ppl(without)["nll"], "the weights are the same")
+        check(exact["nll"] != ppl(without, *said)["nll"], "the float model's keys, not the quantized one's")
+        check(exact["nll"] != ppl(path, "--cache-prompt-bits", "2")["nll"], "rounded")
+        check(exact["nll"] == ppl(path, "--cache-prompt-bits", "16")["nll"], "exact is exact")
+        # As in test_numbers: integers and their simulation, behind the float model's prompt.
+        check(abs(ppl(TINY, *said, "--scheme", scheme)["nll"] - exact["nll"]) < 0.02, "simulated")
+        # A gap is taken against the float model with the same prompt, unless it is to have none.
+        compared = ask("compare", path, "--reference", TINY, *SMALL)
+        check(compared["reference_nll"] == read["nll"] and compared["nll"] == exact["nll"], compared)
+        check(compared["reference_prompt_tokens"] == compared["prompt_tokens"] == tokens, compared)
+        compared = ask("compare", path, "--reference", TINY, *SMALL, "--bare-reference")
+        check(compared["reference_nll"] == plain["nll"] and compared["nll"] == exact["nll"], compared)
+        seen, other = ask("inspect", path), ask("inspect", without)
+        check(seen["prompt_bytes"] == tokens * seen["layers"] * 2 * seen["kv_heads"] * seen["head_dim"] * 2, seen)
+        check(seen["model_bytes"] - other["model_bytes"] == seen["prompt_bytes"], "counted")
+        check(seen["bits_per_weight"] > other["bits_per_weight"], "and paid for")
+        request = ["--prompt", words + " a little girl", "-n", "2"]
+        check(ask("generate", without, *request)["prompt_tokens"]
+              - ask("generate", path, *request)["prompt_tokens"] == tokens, "read once")
+        learned, answer = calibrated(folder, "quarot", "W4A4KV4-g64", "--cache-prompt", "bos")
+        check(answer["prompt_tokens"] == 1 and ppl(learned)["prompt_tokens"] == 1, answer)
+        _, answer = calibrated(folder, "atom", "W4A4KV4-g64", "--cache-prompt", "auto")
+        check(answer["prompt_tokens"] == 0, "no token of this model is 64 times the others", answer)
+        out = ["--scheme", "W4A8-g64", "-o", os.path.join(folder, "x")]
+        refuse(1, ["nowhere", "cannot open"], "quantize", TINY, *out, "--cache-prompt", "@nowhere")
+        refuse(1, ["--cache-prompt", "no words"], "quantize", TINY, *out, "--cache-prompt", "text:")
+        for content, why in ((b"", "no words"), (b"\xff\xfe", "UTF-8"), (b"one " * 600, "512 positions")):
+            with open(file, "wb") as broken:
+                broken.write(content)
+            for more in ([], SAMPLES):
+                refuse(1, [file, why], "quantize", TINY, *out, *more, "--cache-prompt", "@" + file)
+            refuse(1, [file, why], "perplexity", TINY, *SMALL, "--cache-prompt", "@" + file)
+        refuse(1, ["auto", "--calib"], "quantize", TINY, *out, "--cache-prompt", "auto")
+        for more in ([], SAMPLES):
+            refuse(2, ["there is none"], "quantize", TINY, *out, *more, "--cache-prompt-bits", "4")
+        refuse(2, ["there is none"], "perplexity", TINY, *SMALL, "--cache-prompt-bits", "4")
+        check(not os.path.exists(out[-1]), "nothing was written")
+    refuse(2, ["--cache-prompt", "frob"], "quantize", TINY, "--scheme", "W4A8", "-o", "x", "--cache-prompt", "frob")
+    refuse(2, ["--cache-prompt"], "perplexity", TINY, *SMALL, "--cache-prompt", "auto")
+    refuse(2, ["--cache-prompt-bits"], "perplexity", TINY, *SMALL, "--cache-prompt-bits", "5")
+
+
 def test_cache():
     """What the cache's options say, and what they refuse."""
     ppl = lambda *options, model=TINY: ask("perplexity", model, *SMALL, *options)

@@ -3,6 +3,7 @@
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/evaluate/divergence.hpp>
 #include <bisup/evaluate/perplexity.hpp>
+#include <bisup/llama/stored_prompt.hpp>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -146,6 +147,37 @@ TEST_CASE("SmolLM2: ids, logits, greedy text and NLL are those of transformers",
   const char* path = std::getenv("BISUP_SMOLLM2");
   REQUIRE(path != nullptr);
   test::check_real_model(path, "tests/oracle/smollm2.json", 0);
+}
+
+TEST_CASE("what a prompt has said is not said again, and not scored") {
+  auto model = small_model();
+  const auto plain = small_model();
+  auto ids = some_ids(60);
+  const int bos = ids[0];
+  model.prompt = llama::store_prompt(model, std::vector<int>{bos}, DType::f32).value();
+  const auto measured = perplexity(model, ids, {.context = 30}, {});
+  REQUIRE(measured);
+  CHECK(measured->tokens == 57);
+  // The first window is the plain model's but for what follows BOS; keys and values are the same floats.
+  auto session = llama::Session::make(plain, 30);
+  Matrix<float> logits(30, plain.config.vocab_size);
+  session->logits(session->forward(std::span(ids).first(30)), logits.ref());
+  double expected = 0;
+  for (std::size_t t = 1; t < 29; ++t) {
+    const auto row = std::as_const(logits).row(static_cast<int>(t));
+    expected += (log_sum_exp(row) - static_cast<double>(row[static_cast<std::size_t>(ids[t + 1])])) / 28;
+  }
+  CHECK(measured->window_nll[0] == Approx(expected).epsilon(1e-3));
+  // Behind a longer prompt BOS is taken off if it is known to be one.
+  model.prompt = llama::store_prompt(model, std::vector<int>{4, 5}).value();
+  CHECK(perplexity(model, ids, {.context = 30}, {})->tokens == 58);
+  CHECK(perplexity(model, ids, {.context = 30, .bos = bos}, {})->tokens == 57);
+  // A reference without a prompt scores the same positions.
+  const auto both = divergence(model, {}, plain, {}, ids, {.context = 30, .bos = bos});
+  REQUIRE(both);
+  CHECK(both->model.tokens == 57);
+  CHECK(both->reference.window_nll[0] == Approx(expected).epsilon(1e-6));
+  CHECK(both->model.window_nll[0] == Approx(perplexity(model, ids, {.context = 30, .bos = bos}, {})->window_nll[0]));
 }
 
 }  // namespace

@@ -34,10 +34,12 @@ struct Run {
   const char* scheme = "W4A4KV4-g32";
   DType stream = DType::f32;
   Samples samples = few_samples();
+  std::vector<int> prompt = {};
+  int prompt_bits = 16;
 
   [[nodiscard]] io::Json plan() const {
     return io::calibration_plan(io::describe(source()), Scheme::parse(scheme).value(), recipe, samples,
-                                {.stream = stream});
+                                {.stream = stream, .prompt = prompt, .prompt_bits = prompt_bits});
   }
   [[nodiscard]] Result<io::BlockFiles> open(const fs::path& folder, bool resume) const {
     return io::BlockFiles::open(folder, source().config(), plan(), resume);
@@ -46,7 +48,7 @@ struct Run {
   template <class B>
   Result<Calibration> calibrate(B& store, int last = 99) const {
     CalibrateOptions options;
-    options.stream = stream;
+    options.stream = stream, options.prompt = prompt, options.prompt_bits = prompt_bits;
     options.progress = [last](const BlockReport& block, int) { return block.layer + 1 < last; };
     return bisup::calibrate(source(), Scheme::parse(scheme).value(), recipe, samples, options, store);
   }
@@ -93,7 +95,9 @@ TEST_CASE("a calibration stopped behind any block and taken up again ends with t
   tuned.tuning = {.rank = 4, .length = 16, .block_steps = 2, .end_to_end_steps = 2};
   for (const Run& run : {Run{recipes::quarot}, Run{recipes::atom, "W3A3KV3-g32-head8"},
                          Run{recipes::smoothquant, "W8A8-g64-affine", DType::bf16},
-                         Run{recipes::gptq, "W16A8KV8-g32"}, Run{tuned, "W4A4KV4-g32"}}) {
+                         Run{recipes::gptq, "W16A8KV8-g32"}, Run{tuned, "W4A4KV4-g32"},
+                         Run{tuned, "W4A4KV4-g32", DType::f32, few_samples(), {5, 6, 7}},
+                         Run{recipes::quarot, "W3A3KV3-g32", DType::bf16, few_samples(), {9, 8, 7, 6}, 3}}) {
     INFO(run.recipe.name << " " << run.scheme);
     const ScratchFolder folder;
     const std::string whole = in_one_go(run, folder);
@@ -208,6 +212,9 @@ TEST_CASE("a folder that is somebody's is refused, with what to do") {
   other = Run{};
   other.stream = DType::bf16;
   CHECK(says(why(other.open(work, true)), "streams is \"f32\" there and \"bf16\" here"));
+  other = Run{};
+  other.prompt = {5, 6};
+  CHECK(says(why(other.open(work, true)), "prompt is null there and {\"bits\":16,\"ids\":[5,6]} here"));
   CHECK(run.open(work, true)->finished() == 1);
 }
 

@@ -61,6 +61,9 @@ TEST_CASE("whatever changes the result changes the plan, and the difference has 
       {"tokens.crc32c", [](Inputs& i) { i.samples.held_out[0][0] = 8; }},
       {"streams", [](Inputs& i) { i.options.stream = DType::bf16; }},
       {"seed", [](Inputs& i) { i.options.seed = 1; }},
+      {"prompt", [](Inputs& i) { i.options.prompt = {1, 2}; }},
+      {"prompt", [](Inputs& i) { i.options.prompt = {1, 3}; }},
+      {"prompt", [](Inputs& i) { i.options.prompt = {1, 2}, i.options.prompt_bits = 4; }},
   });
   const Json plan = Inputs{}.plan();
   CHECK(plan == Inputs{}.plan());

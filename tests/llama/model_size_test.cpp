@@ -53,4 +53,15 @@ TEST_CASE("a packed head counts among the quantized weights and once among the p
   REQUIRE(head8.bytes == head16.bytes + table + 48 * 2);  // beside the embedding: codes and scales
 }
 
+TEST_CASE("a stored prompt is paid for by the weights that it makes usable") {
+  auto model = random_model(small(true), Scheme::parse("W4A16-g64").value()).value();
+  const auto before = llama::model_size(model);
+  model.prompt = PromptCache({1, 2, 3}, 2, 1, 32);
+  const auto after = llama::model_size(model);
+  constexpr std::size_t prompt = 3 * 2 * 2 * 32 * 2;  // tokens, layers, keys and values of 32, in f16
+  CHECK(after.bytes == before.bytes + prompt);
+  CHECK(after.linear_bytes == before.linear_bytes + prompt);
+  CHECK(after.parameters == before.parameters);
+}
+
 }  // namespace

@@ -36,4 +36,28 @@ TEST_CASE("a stored prompt is what a session over its ids knows, piece by piece 
   CHECK(llama::store_prompt(model, strange).error().code == Errc::out_of_range);
 }
 
+TEST_CASE("a reference begins with the same tokens as the model, read by itself") {
+  auto model = small_model(), reference = small_model();
+  const std::vector<int> ids = {9, 8, 7}, others = {4, 5};
+  CHECK(llama::share_prompt(model, reference));
+  CHECK(reference.prompt.empty());
+  auto& q = reference.blocks[0].v;
+  Matrix<float> weights = llama::as_matrix(q.dense()->view);
+  for (int r = 0; r < weights.rows(); ++r) {
+    for (float& w : weights.row(r)) w *= 2;
+  }
+  q = llama::AnyLinear(llama::dense_tensor(std::move(weights)), q.bias());
+  model.prompt = llama::store_prompt(model, ids).value();
+  reference.prompt = llama::store_prompt(reference, others).value();
+  REQUIRE(llama::share_prompt(model, reference));
+  CHECK(std::equal(ids.begin(), ids.end(), reference.prompt.ids().begin(), reference.prompt.ids().end()));
+  CHECK(reference.prompt.values(0)(2, 1) != model.prompt.values(0)(2, 1));
+  const auto* before = reference.prompt.values(0).data;
+  REQUIRE(llama::share_prompt(model, reference));
+  CHECK(reference.prompt.values(0).data == before);
+  model.prompt = {};
+  REQUIRE(llama::share_prompt(model, reference));
+  CHECK(reference.prompt.empty());
+}
+
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -92,14 +93,22 @@ class PromptCache {
   std::shared_ptr<AlignedBuffer<std::byte>> data_;
 };
 
-// A request without the stored prompt that it begins with; a request that is no more than the
-// prompt stays as it is, so that something is left to answer.
+// A request without the stored prompt that it begins with, or else without the BOS that the prompt
+// has said already (`bos`: what the tokenizer puts before every text). Something is always left to
+// answer: a request that is no more than that stays as it is.
 [[nodiscard]] inline std::span<const int> after_prompt(std::span<const int> ids,
-                                                       const PromptCache& prompt) {
-  const std::span<const int> stored = prompt.ids();
-  if (ids.size() <= stored.size() || !std::equal(stored.begin(), stored.end(), ids.begin()))
-    return ids;
-  return ids.subspan(stored.size());
+                                                       std::span<const int> prompt,
+                                                       std::optional<int> bos = {}) {
+  if (prompt.empty()) return ids;
+  if (ids.size() > prompt.size() && std::equal(prompt.begin(), prompt.end(), ids.begin()))
+    return ids.subspan(prompt.size());
+  const bool twice = bos && ids.size() > 1 && ids.front() == *bos && prompt.front() == *bos;
+  return twice ? ids.subspan(1) : ids;
+}
+[[nodiscard]] inline std::span<const int> after_prompt(std::span<const int> ids,
+                                                       const PromptCache& prompt,
+                                                       std::optional<int> bos = {}) {
+  return after_prompt(ids, prompt.ids(), bos);
 }
 
 }  // namespace bisup

@@ -46,6 +46,17 @@ struct BasisBlock {
           block.inputs};
 }
 
+// The same with matrices of their own.
+[[nodiscard]] inline llama::BlockWeights<llama::AnyLinear> owned(
+    llama::BlockWeights<llama::AnyLinear> block) {
+  for (const auto& named : llama::named_linears) {
+    llama::AnyLinear& linear = block.*named.linear;
+    linear = llama::AnyLinear(llama::dense_tensor(llama::as_matrix(linear.dense()->view)),
+                              linear.bias());
+  }
+  return block;
+}
+
 class ModelBasis {
  public:
   // Rotations fall back to blocks, or to nothing across heads, where no Hadamard matrix has the

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include <bisup/cache/prompt_cache.hpp>
 #include <bisup/calibrate/basis.hpp>
 #include <bisup/calibrate/block_pass.hpp>
 #include <bisup/calibrate/block_report.hpp>
@@ -48,19 +49,26 @@ struct Streams {
   int crops = 0;
 };
 
+// What all tokens of one block come after: a prompt of one layer as the float model has it, which
+// is what the float stream reads, and as the artefact stores it.
+struct BlockPrompt {
+  PromptCache exact, stored;
+};
+
 // T is the tuner's scalar type: float.
 template <class T = float>
 class BlockCalibrator {
  public:
-  // `longest`: tokens of the longest crop. All references must outlive it.
+  // `longest`: tokens of the longest crop, all of which come behind so many tokens of a prompt.
+  // All references must outlive it.
   BlockCalibrator(const llama::Config& config, const Scheme& scheme, const Recipe& recipe,
-                  const ModelBasis& basis, int longest, ThreadPool& pool)
+                  const ModelBasis& basis, int longest, int prompt_tokens, ThreadPool& pool)
       : config_(config),
         scheme_(scheme),
         recipe_(recipe),
         basis_(basis),
         longest_(longest),
-        rope_(config, longest),
+        rope_(config, prompt_tokens + longest),
         pool_(pool) {}
 
   // The cache's policy without what is chosen by layer.
@@ -73,14 +81,16 @@ class BlockCalibrator {
 
   // `block` is in the basis. Moves both streams behind it. Errors: not_finite (activations
   // or weights), out_of_memory.
-  Result<FinishedBlock> run(int layer, BasisBlock block, Streams& streams) {
+  Result<FinishedBlock> run(int layer, BasisBlock block, const BlockPrompt& prompt,
+                            Streams& streams) {
+    prompt_ = prompt;
     FinishedBlock done;
     LapClock clock;
     const auto lap = [&](const char* name) { done.report.times.push_back(clock.lap(name)); };
     done.report.layer = layer;
     for (std::size_t i = 0; i < 4; ++i) done.report.inputs[i].name = llama::named_inputs[i].name;
 
-    auto exact = pass({});
+    auto exact = pass({}, prompt_.exact);
     if (!exact) return exact.error();
     const auto statistics = teach(block, *exact, streams, done.report);
     if (!statistics) return statistics.error();
@@ -94,7 +104,7 @@ class BlockCalibrator {
     lap("clips");
     if (scheme_.quantizes_cache())
       done.kv.assign(static_cast<std::size_t>(config_.kv_heads), policy.entry(0, 0, 1));
-    auto rounded = pass(policy);
+    auto rounded = pass(policy, prompt_.stored);
     if (!rounded) return rounded.error();
     if (scheme_.quantizes_weights()) {
       const bool rounded_inputs = recipe_.moments == Moments::rounded_inputs;
@@ -114,7 +124,7 @@ class BlockCalibrator {
       if (auto tuned = tune(done, block, power, streams); !tuned) return tuned.error();
       lap("tuning");
     }
-    auto final_pass = pass(layer_policy(done.kv));
+    auto final_pass = pass(layer_policy(done.kv), prompt_.stored);
     if (!final_pass) return final_pass.error();
     if (auto moved = advance(done, *final_pass, streams); !moved) return moved.error();
     lap("streams");
@@ -125,8 +135,8 @@ class BlockCalibrator {
   using Statistics = std::vector<ChannelStatistics>;
   using SitePower = std::array<std::vector<float>, 4>;  // E[x^2] of each prepared channel
 
-  Result<BlockPass> pass(const KvPolicy& policy) {
-    return BlockPass::make(config_, rope_, longest_, policy, {}, pool_);
+  Result<BlockPass> pass(const KvPolicy& policy, const PromptCache& prompt) {
+    return BlockPass::make(config_, rope_, longest_, policy, prompt, pool_);
   }
 
   // Moves the float stream on; what the four inputs looked like on the way.
@@ -161,16 +171,6 @@ class BlockCalibrator {
       if (named.input == input) return (block.*named.linear).in();
     }
     return 0;
-  }
-
-  // Dense weights that outlive the block they were views of.
-  static Block owned(Block block) {
-    for (const auto& named : llama::named_linears) {
-      llama::AnyLinear& linear = block.*named.linear;
-      linear = llama::AnyLinear(llama::dense_tensor(llama::as_matrix(linear.dense()->view)),
-                                linear.bias());
-    }
-    return block;
   }
 
   // Slot T as far as it depends on data: smoothing scales, then the order of channels.
@@ -268,7 +268,7 @@ class BlockCalibrator {
                                            {.kv_heads = config_.kv_heads,
                                             .head_dim = config_.head_dim,
                                             .window = config_.sliding_window.value_or(0)},
-                                           policy, pool_);
+                                           policy, prompt_.stored, pool_);
         if (!found) return found.error();
         policy.key_clip = {found->keys.clip, found->keys.clip};
         policy.value_clip = {found->values.clip, found->values.clip};
@@ -303,6 +303,7 @@ class BlockCalibrator {
                     const Streams& streams) {
     const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
     auto block = simulated<T>(done.weights, shape(), entry, policy(), pool_);
+    begin_with(block.cache, prompt_.stored, 0);
     if (recipe_.tuning.rank > 0) {
       if (auto started =
               start_branches<T>(block, floats.weights, power, recipe_.tuning.rank, pool_);
@@ -332,7 +333,7 @@ class BlockCalibrator {
 
   // Of the block as it will run, over the held-out crops.
   Result<double> held_out_loss(const FinishedBlock& block, const Streams& streams) {
-    auto run = pass(layer_policy(block.kv));
+    auto run = pass(layer_policy(block.kv), prompt_.stored);
     if (!run) return run.error();
     double error = 0, power = 0;
     Matrix<float> x, z;
@@ -386,6 +387,7 @@ class BlockCalibrator {
   int longest_;
   llama::RopeTable rope_;
   ThreadPool& pool_;
+  BlockPrompt prompt_;
 };
 
 }  // namespace bisup

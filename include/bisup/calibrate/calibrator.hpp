@@ -15,9 +15,11 @@
 #include <utility>
 #include <vector>
 
+#include <bisup/cache/rounded_prompt.hpp>
 #include <bisup/calibrate/basis.hpp>
 #include <bisup/calibrate/block_calibrator.hpp>
 #include <bisup/calibrate/block_report.hpp>
+#include <bisup/calibrate/prompt_recorder.hpp>
 #include <bisup/calibrate/recipe.hpp>
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/calibrate/samples.hpp>
@@ -53,6 +55,10 @@ struct CalibrateOptions {
   DType stream = DType::f32;  // or bf16: half the memory
   StreamMemory memory = heap_memory;
   std::uint64_t seed = 0;  // of the rotation's signs
+  // Tokens that the model will know by heart: their keys and values are the float model's, and all
+  // samples come behind them. Empty: none.
+  std::vector<int> prompt = {};
+  int prompt_bits = 16;  // fewer: what an exact prompt is worth (cache/rounded_prompt.hpp)
   std::function<bool(const BlockReport&, int)> progress =
       {};                                                  // a block, blocks in all; false: stop
   std::function<bool(int, int)> end_to_end_progress = {};  // steps done, in all
@@ -133,7 +139,8 @@ Result<void> finish_model(const S& source, const ModelBasis& basis, llama::Model
 }  // namespace detail
 
 // Errors: those of the source, not_finite (naming the layer), out_of_memory, interrupted,
-// unsupported (a basis that the model's sizes do not allow), those of the store.
+// unsupported (a basis that the model's sizes do not allow), out_of_range (the prompt), those of
+// the store.
 template <llama::TensorSource S, BlockStore B>
 Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recipe& recipe,
                               const Samples& samples, const CalibrateOptions& options, B& store,
@@ -151,24 +158,41 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
   model.embedding = basis->stored_rows(*embedding, pool);
   auto streams = detail::embed(samples, *embedding, model.embedding, *basis, options);
   if (!streams) return streams.error();
+  auto recorder = PromptRecorder::make(config, options.prompt, *embedding, *basis, pool);
+  if (!recorder) return recorder.error();
   embedding = llama::DenseTensor{};
 
   int longest = 0;
   for (int i = 0; i < streams->exact.samples(); ++i)
     longest = std::max(longest, streams->exact.length(i));
-  BlockCalibrator<> calibrator(config, scheme, recipe, *basis, longest, pool);
+  const auto prompt_tokens = static_cast<int>(options.prompt.size());
+  BlockCalibrator<> calibrator(config, scheme, recipe, *basis, longest, prompt_tokens, pool);
   model.kv = calibrator.policy();
+  if (!recorder->empty())
+    model.prompt = PromptCache(options.prompt, config.layers, config.kv_heads, config.head_dim);
   const int finished = store.finished();
   if (finished > 0) {
     if (auto loaded = store.load(*streams); !loaded) return loaded.error();
   }
+  const auto stored_prompt = [&](const PromptCache& exact) {
+    const float clip = recipe.kv_clip.constant.value_or(1.0f);
+    KvPolicy policy = model.kv;
+    policy.table.clear();
+    policy.key_clip = policy.value_clip = {clip, clip};
+    return rounded_prompt(exact, policy, options.prompt_bits);
+  };
   for (int layer = 0; layer < config.layers; ++layer) {
     const auto run = [&]() -> Result<FinishedBlock> {
-      if (layer < finished) return store.load(layer);
+      if (layer < finished && recorder->empty()) return store.load(layer);
       const auto start = std::chrono::steady_clock::now();
       auto block = read_basis_block(source, layer, *basis, pool);
       if (!block) return block.error();
-      auto done = calibrator.run(layer, std::move(block).value(), *streams);
+      auto exact = recorder->record(dense_view(*block));
+      if (!exact) return exact.error();
+      const BlockPrompt prompt{*exact, stored_prompt(*exact)};
+      if (!recorder->empty()) put_layer(prompt.stored, layer, model.prompt);
+      if (layer < finished) return store.load(layer);  // the prompt is not what stores keep
+      auto done = calibrator.run(layer, std::move(block).value(), prompt, *streams);
       if (!done) return done.error();
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
       done->report.seconds = taken.count();

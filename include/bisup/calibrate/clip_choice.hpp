@@ -110,16 +110,17 @@ struct KvClips {
 };
 
 // Damage: the sum of squared differences of attention's output to that with an exact cache; for
-// keys with exact values, for values with exact keys. `policy` is one layer's, its table empty.
+// keys with exact values, for values with exact keys. `policy` is one layer's, its table empty;
+// `prompt`, of one layer, comes before all tokens.
 [[nodiscard]] inline Result<KvClips> choose_kv_clips(const AttentionInputs& inputs,
                                                      CacheShape shape, const KvPolicy& policy,
-                                                     ThreadPool& pool) {
+                                                     const PromptCache& prompt, ThreadPool& pool) {
   BISUP_EXPECTS(policy.table.empty());
-  shape.layers = 1, shape.capacity = inputs.keys.rows();
+  shape.layers = 1, shape.capacity = prompt.tokens() + inputs.keys.rows();
   Matrix<float> exact(inputs.queries.rows(), inputs.queries.cols()),
       out(exact.rows(), exact.cols());
   const auto run = [&](const KvPolicy& with, Matrix<float>& into) -> Result<void> {
-    auto cache = KvCache::allocate(shape, with);
+    auto cache = KvCache::allocate(shape, with, prompt);
     if (!cache) return cache.error();
     cache->append(0, inputs.keys, inputs.values);
     cache->attend(0, inputs.queries, into.ref(), pool);

@@ -14,6 +14,7 @@
 
 #include <bisup/cache/kv_policy.hpp>
 #include <bisup/calibrate/basis.hpp>
+#include <bisup/calibrate/prompt_recorder.hpp>
 #include <bisup/calibrate/recipe.hpp>
 #include <bisup/core/dense.hpp>
 #include <bisup/core/result.hpp>
@@ -26,6 +27,7 @@ namespace bisup {
 // How many crops of how many tokens; none: rounding without data.
 struct CalibrationTokens {
   int samples = 0, held_out = 0, length = 0;
+  int prompt = 0;  // that the model will know by heart
 };
 
 struct CalibrationCost {
@@ -101,8 +103,8 @@ struct BlockSizes {
 
 }  // namespace detail
 
-// Errors: out_of_range (more keepers than channels, crops longer than the model's positions, a
-// cache that cannot be), unsupported (a rotation that does not exist).
+// Errors: out_of_range (more keepers than channels, crops or a prompt longer than the model's
+// positions, a cache that cannot be), unsupported (a rotation that does not exist).
 [[nodiscard]] inline Result<void> check_calibration(const llama::Config& c, const Scheme& scheme,
                                                     const Recipe& recipe,
                                                     const CalibrationTokens& tokens) {
@@ -121,6 +123,8 @@ struct BlockSizes {
                                          " tokens; the model has " +
                                          std::to_string(c.max_positions) + " positions"};
   }
+  if (auto fits = check_prompt_length(static_cast<std::size_t>(tokens.prompt), c); !fits)
+    return fits;
   const CacheShape shape{.layers = c.layers,
                          .kv_heads = c.kv_heads,
                          .head_dim = c.head_dim,
@@ -154,7 +158,8 @@ struct BlockSizes {
                             : f16 * table;
   cost.embeddings = f16 * table + head;
   const std::size_t blocks = layers * detail::quantized_block_bytes(c, scheme, recipe);
-  cost.model = cost.embeddings + blocks + f32 * sizes.hidden;
+  cost.model = cost.embeddings + blocks + f32 * sizes.hidden +
+               2 * f16 * layers * sizes.kv * static_cast<std::size_t>(tokens.prompt);
   cost.streams = 2 * all * length * sizes.hidden * static_cast<std::size_t>(bytes_of(stream));
 
   // Sums in double, a chunk and the mean in float, and GPTQ's damped copy and its factor.

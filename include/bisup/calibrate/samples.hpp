@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include <bisup/cache/prompt_cache.hpp>
 #include <bisup/core/contract.hpp>
 #include <bisup/core/random.hpp>
 #include <bisup/core/result.hpp>
@@ -32,6 +34,19 @@ struct Samples {
     return sum;
   }
 };
+
+// The same crops as they follow a stored prompt: without it where they begin with it, or without a
+// BOS that it has said already (cache/prompt_cache.hpp).
+[[nodiscard]] inline Samples after_prompt(Samples samples, std::span<const int> prompt,
+                                          std::optional<int> bos = {}) {
+  for (auto* part : {&samples.crops, &samples.held_out}) {
+    for (std::vector<int>& crop : *part) {
+      const auto rest = after_prompt(std::span<const int>(crop), prompt, bos);
+      crop = std::vector<int>(rest.begin(), rest.end());
+    }
+  }
+  return samples;
+}
 
 // One held-out crop for six samples, eight at most.
 [[nodiscard]] constexpr int held_out_samples(int samples) {

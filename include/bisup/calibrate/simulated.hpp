@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <bisup/cache/kv_policy.hpp>
+#include <bisup/cache/prompt_cache.hpp>
 #include <bisup/calibrate/block_pass.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/result.hpp>
@@ -92,6 +93,19 @@ template <class T = float>
     s.cache.value_low = clip_logit(entry.value_clip.low, entry.values.bits);
   }
   return s;
+}
+
+// All tokens come after one layer of a stored prompt.
+template <class T>
+void begin_with(tune::SimulatedCache<T>& cache, const PromptCache& prompt, int layer) {
+  if (prompt.empty()) return;
+  const auto copy = [](const DenseView& from, Matrix<T>& into) {
+    into.resize(from.rows, from.cols);
+    for (int t = 0; t < from.rows; ++t) {
+      for (int i = 0; i < from.cols; ++i) into(t, i) = from(t, i);
+    }
+  };
+  copy(prompt.keys(layer), cache.prompt_keys), copy(prompt.values(layer), cache.prompt_values);
 }
 
 // Writes what was learned into the block: branches in f16, clips, norms, the cache's clips.

@@ -95,9 +95,11 @@ tune::PhaseReport tune_block(tune::SimulatedBlock<T>& block, const llama::Config
   const auto held_z = detail::beginnings(streams.targets, streams.crops, all, tuning.length);
   const auto training = detail::tuning_samples(x, z),
              held_out = detail::tuning_samples(held_x, held_z);
-  const tune::RopeAngleTable<T> angles(config, 0, tuning.length);
+  const int prompt = block.cache.prompt();
+  const tune::RopeAngleTable<T> angles(config, prompt, tuning.length);
   tune::BlockTunerOptions options;
   options.phase.steps = tuning.block_steps, options.seed = seed;
+  options.loss.skipped.first = prompt == 0;
   tune::BlockTuner<T> tuner(block, angles.view(), training, held_out, options, pool);
   std::vector<tune::ParameterGroup<T>> groups;
   if (tuning.rank > 0)

@@ -64,9 +64,10 @@ tune::PhaseReport tune_model(llama::Model& model, const Samples& samples, const 
     blocks.push_back(simulated<T>(model.blocks[static_cast<std::size_t>(layer)],
                                   model.block_shape(), model.kv.entry(layer, 0, heads), model.kv,
                                   pool));
+    begin_with(blocks.back().cache, model.prompt, layer);
   }
   const Matrix<float> head = detail::float_weights(model.head, pool);
-  const tune::RopeAngleTable<T> angles(model.config, 0, tuning.length);
+  const tune::RopeAngleTable<T> angles(model.config, model.prompt.tokens(), tuning.length);
   tune::EndToEndOptions options;
   options.phase.steps = tuning.end_to_end_steps, options.seed = seed,
   options.keep_activations = true;

@@ -80,15 +80,25 @@ inline Result<Divergence> divergence(const llama::Model& model, const KvPolicy& 
 
   Divergence result;
   std::vector<double> window_kl, all_kl;
-  std::vector<detail::PositionDivergence> scored(static_cast<std::size_t>(windows->context) - 1);
+  std::vector<detail::PositionDivergence> scored;
   Matrix<float> logits, reference_logits;
   long agreements = 0;
   for (int w = 0; w < windows->count; ++w) {
-    const auto window = windows->at(ids, w);
+    const auto text = windows->at(ids, w);
+    const auto read = behind_prompt(text, model.prompt, options.bos),
+               reference_read = behind_prompt(text, reference.prompt, options.bos);
+    // What both predict: the end of the window.
+    const auto window = text.last(std::min(read.size(), reference_read.size()));
+    const int positions_scored = static_cast<int>(window.size()) - 1;
+    scored.resize(window.size() - 1);
     ours->truncate(0), theirs->truncate(0);
-    const auto hidden = ours->forward(window), reference_hidden = theirs->forward(window);
-    for (int first = 0; first < windows->context - 1; first += positions_at_a_time) {
-      const int count = std::min(positions_at_a_time, windows->context - 1 - first);
+    const auto last = [&](MatrixRef<const float> rows) {
+      return rows.rows(rows.rows() - positions_scored - 1, positions_scored);
+    };
+    const auto hidden = last(ours->forward(read)),
+               reference_hidden = last(theirs->forward(reference_read));
+    for (int first = 0; first < positions_scored; first += positions_at_a_time) {
+      const int count = std::min(positions_at_a_time, positions_scored - first);
       logits.resize(count, model.config.vocab_size),
           reference_logits.resize(count, model.config.vocab_size);
       ours->logits(hidden.rows(first, count), logits.ref());

@@ -47,8 +47,8 @@ namespace detail {
 }
 
 // Rows of a stored prompt, then those of the window.
-[[nodiscard]] inline Matrix<float> after_prompt(const DenseView& prompt,
-                                                MatrixRef<const float> rows) {
+[[nodiscard]] inline Matrix<float> with_prompt(const DenseView& prompt,
+                                               MatrixRef<const float> rows) {
   Matrix<float> all(prompt.rows + rows.rows(), rows.cols());
   for (int t = 0; t < prompt.rows; ++t) {
     for (int c = 0; c < rows.cols(); ++c) all(t, c) = prompt(t, c);
@@ -90,26 +90,31 @@ inline Result<ErrorPropagation> error_propagation(const llama::Model& model, con
   std::vector<double> errors(layers), powers(layers);
   std::vector<CacheError> caches(layers);
   for (int w = 0; w < windows->count; ++w) {
-    const auto window = windows->at(ids, w);
+    const auto text = windows->at(ids, w);
+    const auto read = behind_prompt(text, model.prompt, options.bos),
+               reference_read = behind_prompt(text, reference.prompt, options.bos);
+    // What both read: the end of the window.
+    const auto common = static_cast<int>(std::min(read.size(), reference_read.size()));
+    const auto last = [&](MatrixRef<const float> x) { return x.rows(x.rows() - common, common); };
     ours->truncate(0), theirs->truncate(0);
     std::size_t layer = 0;
-    theirs->forward(window, [&](llama::Site site, MatrixRef<const float> x) {
+    theirs->forward(reference_read, [&](llama::Site site, MatrixRef<const float> x) {
       if (site != llama::Site::block_output) return;
-      streams[layer].resize(x.rows(), x.cols());
-      basis->apply(x, streams[layer++].ref(), pool);
+      streams[layer].resize(common, x.cols());
+      basis->apply(last(x), streams[layer++].ref(), pool);
     });
     layer = 0;
     Matrix<float> queries, keys, values;
     Result<void> cached;
-    ours->forward(window, [&](llama::Site site, MatrixRef<const float> x) {
+    ours->forward(read, [&](llama::Site site, MatrixRef<const float> x) {
       const int at = static_cast<int>(layer);
       switch (site) {
-        case llama::Site::queries: queries = detail::after_prompt({}, x); break;
+        case llama::Site::queries: queries = detail::with_prompt({}, x); break;
         case llama::Site::keys:
-          keys = detail::after_prompt(prompt > 0 ? model.prompt.keys(at) : DenseView{}, x);
+          keys = detail::with_prompt(prompt > 0 ? model.prompt.keys(at) : DenseView{}, x);
           break;
         case llama::Site::values:
-          values = detail::after_prompt(prompt > 0 ? model.prompt.values(at) : DenseView{}, x);
+          values = detail::with_prompt(prompt > 0 ? model.prompt.values(at) : DenseView{}, x);
           break;
         case llama::Site::output_input: {
           KvPolicy own = policy;
@@ -131,7 +136,7 @@ inline Result<ErrorPropagation> error_propagation(const llama::Model& model, con
         }
         case llama::Site::block_output:
           errors[layer] +=
-              detail::stream_power(detail::difference_of(x, streams[layer].ref()).ref());
+              detail::stream_power(detail::difference_of(last(x), streams[layer].ref()).ref());
           powers[layer] += detail::stream_power(streams[layer].ref());
           ++layer;
           break;
@@ -149,9 +154,11 @@ inline Result<ErrorPropagation> error_propagation(const llama::Model& model, con
     if (!std::isfinite(layer.stream_error + layer.cache_error))
       return Error{Errc::not_finite,
                    "the streams behind layer " + std::to_string(i) + " are not finite"};
+    layer.mass.resize(static_cast<std::size_t>(tokens)),
+        layer.source_error.resize(layer.mass.size());
     for (std::size_t j = 0; j < caches[i].mass.size(); ++j) {
-      layer.mass.push_back(caches[i].mass[j] / caches[i].queries[j]);
-      layer.source_error.push_back(caches[i].error[j] / caches[i].power);
+      layer.mass[j] = caches[i].mass[j] / std::max(caches[i].queries[j], 1.0);
+      layer.source_error[j] = caches[i].error[j] / caches[i].power;
     }
     result.layers.push_back(std::move(layer));
   }

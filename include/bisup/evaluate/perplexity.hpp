@@ -35,9 +35,10 @@ inline void negative_log_likelihood(llama::Session& session, MatrixRef<const flo
 }
 
 // ids: the whole text, its BOS included if the tokenizer adds one. A stored prompt stands before
-// every window, which keeps its tokens and targets at later positions; it is not scored. Errors:
-// too_short, out_of_range (a window or a token beyond the model), not_finite (the model's logits),
-// interrupted, and those of Session::make.
+// every window, which keeps its tokens and targets at later positions; it is not scored, nor said
+// twice where a window begins with it or with its BOS. Errors: too_short, out_of_range (a window or
+// a token beyond the model), not_finite (the model's logits), interrupted, and those of
+// Session::make.
 inline Result<Perplexity> perplexity(const llama::Model& model, std::span<const int> ids,
                                      const WindowOptions& options, const KvPolicy& policy,
                                      ThreadPool& pool = ThreadPool::shared(),
@@ -51,13 +52,15 @@ inline Result<Perplexity> perplexity(const llama::Model& model, std::span<const 
   Perplexity result;
   result.context = windows->context, result.windows = windows->count;
   Matrix<float> logits;
-  std::vector<double> nll(static_cast<std::size_t>(windows->context) - 1);
+  std::vector<double> nll;
   for (int w = 0; w < windows->count; ++w) {
-    const auto window = windows->at(ids, w);
+    const auto window = behind_prompt(windows->at(ids, w), model.prompt, options.bos);
+    const int scored = static_cast<int>(window.size()) - 1;
+    nll.resize(window.size() - 1);
     session->truncate(0);
     const auto hidden = session->forward(window);
-    for (int first = 0; first < windows->context - 1; first += positions_at_a_time) {
-      const int count = std::min(positions_at_a_time, windows->context - 1 - first);
+    for (int first = 0; first < scored; first += positions_at_a_time) {
+      const int count = std::min(positions_at_a_time, scored - first);
       const auto from = static_cast<std::size_t>(first), many = static_cast<std::size_t>(count);
       negative_log_likelihood(*session, hidden.rows(first, count), window.subspan(from + 1, many),
                               logits, std::span(nll).subspan(from, many), pool);

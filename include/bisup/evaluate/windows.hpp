@@ -9,10 +9,12 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include <bisup/cache/prompt_cache.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/llama/session.hpp>
@@ -20,8 +22,9 @@
 namespace bisup {
 
 struct WindowOptions {
-  int context = 0;  // tokens a window; 0: min(2048, the model's positions)
-  int windows = 0;  // at most so many; 0: all
+  int context = 0;              // tokens a window; 0: min(2048, the model's positions)
+  int windows = 0;              // at most so many; 0: all
+  std::optional<int> bos = {};  // that the tokenizer puts before a text: not said twice
 };
 
 // Called with (windows done, windows in all); returning false stops with Errc::interrupted.
@@ -35,6 +38,15 @@ struct Windows {
                        static_cast<std::size_t>(context));
   }
 };
+
+// A window as it follows a stored prompt: as it is, but that nothing is said twice
+// (cache/prompt_cache.hpp). The tokens that are left out are not scored.
+[[nodiscard]] inline std::span<const int> behind_prompt(std::span<const int> window,
+                                                        const PromptCache& prompt,
+                                                        std::optional<int> bos) {
+  const auto rest = after_prompt(window, prompt, bos);
+  return rest.size() < 2 ? window : rest;
+}
 
 // Errors: too_short (not one whole window), out_of_range (a context the model cannot hold).
 [[nodiscard]] inline Result<Windows> cut_windows(std::size_t tokens, int max_positions,

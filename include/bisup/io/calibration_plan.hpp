@@ -113,14 +113,17 @@ namespace detail {
 [[nodiscard]] inline Json calibration_plan(const Json& model, const Scheme& scheme,
                                            const Recipe& recipe, const Samples& samples,
                                            const CalibrateOptions& options) {
-  return {{"writer", "bisup " BISUP_VERSION_STRING},
-          {"target", name(active_target())},
-          {"model", model},
-          {"scheme", scheme.name()},
-          {"recipe", describe(recipe)},
-          {"tokens", describe(samples)},  // last: a seed or a length names itself before they do
-          {"streams", name(options.stream)},
-          {"seed", options.seed}};
+  Json plan = {{"writer", "bisup " BISUP_VERSION_STRING},
+               {"target", name(active_target())},
+               {"model", model},
+               {"scheme", scheme.name()},
+               {"recipe", describe(recipe)},
+               {"tokens", describe(samples)},  // last: a seed or a length names itself before
+               {"streams", name(options.stream)},
+               {"seed", options.seed}};
+  if (!options.prompt.empty())
+    plan["prompt"] = {{"ids", options.prompt}, {"bits", options.prompt_bits}};
+  return plan;
 }
 
 }  // namespace bisup::io

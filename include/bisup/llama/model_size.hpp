@@ -13,7 +13,8 @@ namespace bisup::llama {
 struct ModelSize {
   std::size_t parameters = 0,
               bytes = 0;  // everything; a head that shares the embedding counts once
-  // The linears that a scheme quantizes: those of the blocks, and lm_head once it is packed.
+  // The linears that a scheme quantizes: those of the blocks, and lm_head once it is packed. Bytes
+  // are those of what they need beside them, too: forms of inputs, a stored prompt.
   std::size_t linear_weights = 0, linear_bytes = 0;
   std::size_t token_bytes = 0;  // what decoding one token reads of the model
 
@@ -56,6 +57,8 @@ struct ModelSize {
       size.bytes += bytes, size.linear_bytes += bytes, size.token_bytes += bytes;
     }
   }
+  // An exact prompt is part of what makes few bits usable, so it is paid for by them.
+  size.bytes += model.prompt.bytes(), size.linear_bytes += model.prompt.bytes();
   count_vector(model.final_norm);
   count(model.head, model.head.packed() != nullptr);
   if (!shares_embedding(model)) {

@@ -5,6 +5,7 @@
 // and keeps the keys and values of every layer; with them as Model::prompt, sessions begin behind
 // it.
 
+#include <algorithm>
 #include <span>
 #include <utility>
 #include <vector>
@@ -47,6 +48,20 @@ namespace bisup::llama {
     prompt.set(layer++, keys.ref(), values.ref());
   });
   return prompt;
+}
+
+// Lets a reference begin as `model` does, with the same tokens: read by itself, unless it has
+// stored them already. Errors: those of store_prompt.
+[[nodiscard]] inline Result<void> share_prompt(const Model& model, Model& reference,
+                                               ThreadPool& pool = ThreadPool::shared()) {
+  const auto ids = model.prompt.ids(), theirs = reference.prompt.ids();
+  if (std::equal(ids.begin(), ids.end(), theirs.begin(), theirs.end())) return {};
+  reference.prompt = {};
+  if (ids.empty()) return {};
+  auto prompt = store_prompt(reference, ids, model.prompt.type(), pool);
+  if (!prompt) return prompt.error();
+  reference.prompt = std::move(prompt).value();
+  return {};
 }
 
 }  // namespace bisup::llama

@@ -114,8 +114,8 @@ void walk_columns(const Walk& walk, const Q& quantizer, MatrixRef<float> w, Code
         const int column = walk.order[static_cast<std::size_t>(i)];
         GroupParameters& p = into.parameters(r, column / width);
         if (!walk.fixed && i % width == 0) {
-          // Weighted by H_jj. What an error costs on the way, 1 / U_jj^2, made a search that fits the
-          // calibration text: SmolLM2 W4A8KV8-g64 lost .29 nats instead of .18.
+          // Weighted by H_jj. What an error costs on the way, 1 / U_jj^2, made a search that fits
+          // the calibration text: SmolLM2 W4A8KV8-g64 lost .29 nats instead of .18.
           const auto size = static_cast<std::size_t>(std::min(width, cols - i));
           p = quantize_group(quantizer, into.format, std::span<const float>(x + i, size),
                              part_of(walk.importance, i, size), {codes + i, size});
