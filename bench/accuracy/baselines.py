@@ -244,9 +244,7 @@ windows; *target* is what was to be reached. *KL* is KL(float || model) in nats 
 scales, zero points, keepers and padding of all linears; embeddings and lm_head are f16. *Clips* are
 searched on held-out calibration text, or the papers' constants (activations / cache). *Simulated* is
 the perplexity of the same codes in float arithmetic and how far the packed model is from it.
-*Memory* is the peak of `bisup quantize`; bench/peers/calibration.py measures its time. Measured on {'; '.join(machines)}.
-
-Made by `python3 bench/accuracy/baselines.py`."""
+*Memory* is the peak of `bisup quantize`; bench/peers/calibration.py measures its time. Measured on {'; '.join(machines)}."""
 
 
 def table(options, results):
@@ -256,7 +254,7 @@ def table(options, results):
             lines = [line_of(row, result) for row, result in results if (row.group, row.bits) == (group, bits)]
             if not lines:
                 continue
-            print(f"\n## {bits}-g{group}\n")
+            print(f"\n## {bits}-g{group}\n\nBy `python3 bench/accuracy/baselines.py`:\n")
             print("| recipe | clips | gap, nats | target | perplexity | KL | bits | simulated | memory |")
             print("|---|---|---:|---|---:|---:|---:|---:|---:|")
             print("\n".join(lines))

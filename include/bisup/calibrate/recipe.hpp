@@ -91,7 +91,7 @@ namespace recipes {
 inline constexpr Recipe rtn{.activation_clip = {1.0f}, .kv_clip = {1.0f}};
 // arXiv 2210.17323, here with activations and cache rounded too. Columns by descending power, with
 // scales that were found before: SmolLM2 W4A8KV8-g64 is .13 nats from float, left to right with
-// scales found on the way .18 (docs/accuracy.md).
+// scales found on the way .18.
 inline constexpr Recipe gptq{.name = "gptq",
                              .engine = Engine::gptq,
                              .quantizer = ClipSearch{},
