@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <memory>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "calibration.hpp"
@@ -71,7 +72,11 @@ struct QuantizeCommand {
       recipe.quantizer = bisup::ClipSearch{.loss = bisup::ClipLoss::power};
     } else if (!weight_clip.empty()) {
       const float share = std::stof(weight_clip);
-      recipe.quantizer = bisup::Nearest{.clip = {share, share}};
+      // On the grid that the method has.
+      const auto* own = std::get_if<bisup::Nearest>(&recipe.quantizer);
+      bisup::Nearest nearest = own == nullptr ? bisup::Nearest{} : *own;
+      nearest.clip = {share, share};
+      recipe.quantizer = nearest;
     }
     if (!moments.empty()) {
       recipe.moments =

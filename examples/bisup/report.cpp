@@ -607,10 +607,13 @@ class Page {
   std::string html_;
 };
 
+// The reference reads the model's prompt, or none.
 bisup::Result<Measured> measure_one(std::string name, const bisup::llama::Model& model,
-                                    const bisup::llama::Model& reference, std::span<const int> ids,
+                                    bisup::llama::Model& reference, std::span<const int> ids,
                                     std::optional<int> bos, bisup::ThreadPool& pool) {
   constexpr int windows = 16, propagation_windows = 2, propagation_context = 1024;
+  if (auto shared = bisup::llama::share_prompt(model, reference, pool); !shared)
+    return shared.error();
   Meter meter("measuring " + name), again("following " + name);
   auto divergence = bisup::divergence(model, model.kv, reference, reference.kv, ids,
                                       {.windows = windows, .bos = bos}, pool, std::ref(meter));
@@ -631,8 +634,6 @@ bisup::Result<ReportEvaluation> measure_for_report(const ReportOptions& options,
                                                    bisup::ThreadPool& pool) {
   auto file = open_model(report.model, "", pool);
   if (!file) return file.error();
-  if (auto shared = bisup::llama::share_prompt(model, file->model, pool); !shared)
-    return about(shared.error(), report.model);
   const auto tokenizer = open_tokenizer(file->tokenizer);
   if (!tokenizer) return tokenizer.error();
   const auto ids = read_ids(options.text, *tokenizer);

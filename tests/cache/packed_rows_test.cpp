@@ -5,25 +5,17 @@
 #include <cmath>
 
 #include <bisup_test.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
 
-Matrix<float> normal_rows(int rows, int cols, std::uint64_t seed) {
-  Random random(seed);
-  Matrix<float> m(rows, cols);
-  for (int r = 0; r < rows; ++r) {
-    for (float& x : m.row(r)) x = static_cast<float>(random.normal());
-  }
-  return m;
-}
-
 TEST_CASE("packed rows are what attention reads") {
   constexpr int kv_heads = 2, head_dim = 64, tokens = 37, window = 16;
-  const auto k = normal_rows(tokens + window, kv_heads * head_dim, 1);
-  const auto v = normal_rows(tokens + window, kv_heads * head_dim, 2);
-  const auto q = normal_rows(1, kv_heads * head_dim, 3);
+  const auto k = test::normals(tokens + window, kv_heads * head_dim, 1);
+  const auto v = test::normals(tokens + window, kv_heads * head_dim, 2);
+  const auto q = test::normals(1, kv_heads * head_dim, 3);
   ThreadPool pool(1);
   for (const KvPolicy& policy :
        {KvPolicy{.keys = {.bits = 4}, .values = {.bits = 2}},
@@ -55,7 +47,7 @@ TEST_CASE("packed rows are what attention reads") {
     CHECK(keys(0, 0) != k(0, 0));
     cache->truncate(packed);
     // A last, exact token asks.
-    const auto last = normal_rows(1, k.cols(), 4);
+    const auto last = test::normals(1, k.cols(), 4);
     cache->append(0, last.ref(), last.ref());
     const bool rounds_last = policy.recent == 0;
     Matrix<float> out(1, q.cols());

@@ -5,19 +5,11 @@
 #include <cmath>
 
 #include <bisup_test.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
-
-Matrix<float> gaussian(int rows, int cols, std::uint64_t seed) {
-  Random random(seed);
-  Matrix<float> m(rows, cols);
-  for (int r = 0; r < rows; ++r) {
-    for (float& v : m.row(r)) v = static_cast<float>(random.normal());
-  }
-  return m;
-}
 
 TEST_CASE("the search keeps the least damage and looks past one rise") {
   const auto bowl = [](float best) {
@@ -30,7 +22,10 @@ TEST_CASE("the search keeps the least damage and looks past one rise") {
   int calls = 0;
   const auto found = search_clip([&](float clip) {
     ++calls;
-    return clip == 1 ? 2.0 : clip > 0.92f ? 3.0 : clip > 0.87f ? 1.0 : 4.0 - static_cast<double>(clip);
+    return clip == 1      ? 2.0
+           : clip > 0.92f ? 3.0
+           : clip > 0.87f ? 1.0
+                          : 4.0 - static_cast<double>(clip);
   });
   CHECK(found.clip == 0.9f);
   CHECK((found.damage == 1 && found.unclipped == 2));
@@ -39,7 +34,7 @@ TEST_CASE("the search keeps the least damage and looks past one rise") {
 
 TEST_CASE("fewer bits want a stronger clip, and the damage is that of the linears' outputs") {
   ThreadPool pool(2);
-  const Matrix<float> x = gaussian(64, 256, 1), w = gaussian(32, 256, 2);
+  const Matrix<float> x = test::normals(64, 256, 1), w = test::normals(32, 256, 2);
   const DenseView view{w.data(), DType::f32, 32, 256};
   float last = 0;
   for (const int bits : {3, 4, 8}) {
@@ -57,7 +52,8 @@ TEST_CASE("fewer bits want a stronger clip, and the damage is that of the linear
       for (int r = 0; r < 32; ++r) {
         double error = 0;
         for (int c = 0; c < 256; ++c)
-          error += (static_cast<double>(rounded(t, c)) - static_cast<double>(x(t, c))) * static_cast<double>(w(r, c));
+          error += (static_cast<double>(rounded(t, c)) - static_cast<double>(x(t, c))) *
+                   static_cast<double>(w(r, c));
         damage += error * error;
       }
     }
@@ -69,8 +65,8 @@ TEST_CASE("fewer bits want a stronger clip, and the damage is that of the linear
 
 TEST_CASE("keepers are not clipped and do not vote") {
   ThreadPool pool(1);
-  Matrix<float> x = gaussian(32, 96, 3);
-  const Matrix<float> w = gaussian(16, 96, 4);
+  Matrix<float> x = test::normals(32, 96, 3);
+  const Matrix<float> w = test::normals(16, 96, 4);
   const DenseView view{w.data(), DType::f32, 16, 96};
   const ActivationFormat format{.bits = 3, .group = 32};
   const auto before = choose_activation_clip(x.ref(), format, 32, std::span(&view, 1), pool);
@@ -84,10 +80,13 @@ TEST_CASE("keepers are not clipped and do not vote") {
 
 TEST_CASE("the cache's clips are searched for keys and values apart") {
   ThreadPool pool(2);
-  const Matrix<float> q = gaussian(40, 128, 5), k = gaussian(40, 64, 6), v = gaussian(40, 64, 7);
+  const Matrix<float> q = test::normals(40, 128, 5), k = test::normals(40, 64, 6),
+                      v = test::normals(40, 64, 7);
   const CacheShape shape{.kv_heads = 2, .head_dim = 32};
   const AttentionInputs inputs{q.ref(), k.ref(), v.ref()};
-  const auto both = choose_kv_clips(inputs, shape, {.keys = {.bits = 2}, .values = {.bits = 2}}, {}, pool).value();
+  const auto both =
+      choose_kv_clips(inputs, shape, {.keys = {.bits = 2}, .values = {.bits = 2}}, {}, pool)
+          .value();
   const auto keys = choose_kv_clips(inputs, shape, {.keys = {.bits = 2}}, {}, pool).value();
   CHECK(both.keys.clip == keys.keys.clip);
   CHECK(both.keys.damage == keys.keys.damage);
@@ -98,16 +97,18 @@ TEST_CASE("the cache's clips are searched for keys and values apart") {
 
 TEST_CASE("what attention gives to a prompt is not damaged by clips") {
   ThreadPool pool(2);
-  const Matrix<float> q = gaussian(24, 128, 5), k = gaussian(24, 64, 6), v = gaussian(24, 64, 7);
+  const Matrix<float> q = test::normals(24, 128, 5), k = test::normals(24, 64, 6),
+                      v = test::normals(24, 64, 7);
   const CacheShape shape{.kv_heads = 2, .head_dim = 32};
   const AttentionInputs inputs{q.ref(), k.ref(), v.ref()};
   const KvPolicy policy{.keys = {.bits = 2}, .values = {.bits = 2}};
   PromptCache prompt(std::vector<int>(200, 1), 1, 2, 32);
-  const Matrix<float> keys = gaussian(200, 64, 8), zeros(200, 64);
+  const Matrix<float> keys = test::normals(200, 64, 8), zeros(200, 64);
   prompt.set(0, keys.ref(), zeros.ref());
   const auto without = choose_kv_clips(inputs, shape, policy, {}, pool).value(),
              with = choose_kv_clips(inputs, shape, policy, prompt, pool).value();
-  // 200 of at most 224 weights go to values that nothing rounds: errors lose nine tenths of their size.
+  // 200 of at most 224 weights go to values that nothing rounds: errors lose nine tenths of their
+  // size.
   CHECK(with.values.unclipped < without.values.unclipped / 10);
   CHECK(with.values.unclipped > 0);
 }

@@ -226,6 +226,16 @@ def same_numbers(page, source, answer):
     return found
 
 
+def test_explain():
+    """What an option changes of a method, and what it leaves."""
+    explain = lambda *options: run("quantize", "--explain", *options).stdout.decode()
+    check("range times 0.85 on the grid of 2^b codes" in explain("--method", "atom"), "atom's own")
+    check("range times 0.9 on the grid of 2^b codes" in explain("--method", "atom", "--weight-clip", "0.9"),
+          explain("--method", "atom", "--weight-clip", "0.9"))
+    check("range times 0.9," not in explain("--method", "gptq"), explain("--method", "gptq"))
+    check("range times 0.9" in explain("--method", "gptq", "--weight-clip", "0.9"), "instead of a search")
+
+
 def test_report():
     """The page is well-formed, needs nothing else, and says the same as --json."""
     inputs = {"heat-attention", "heat-output", "heat-mlp", "heat-down"}
@@ -336,6 +346,15 @@ def test_prompt():
         check(compared["reference_prompt_tokens"] == compared["prompt_tokens"] == tokens, compared)
         compared = ask("compare", path, "--reference", TINY, *SMALL, "--bare-reference")
         check(compared["reference_nll"] == plain["nll"] and compared["nll"] == exact["nll"], compared)
+        # A report's base has a prompt of its own, or none, and so has what it is compared with.
+        html, long = os.path.join(folder, "page.html"), os.path.join(folder, "text.txt")
+        with open(TEXT, encoding="utf-8") as source, open(long, "w", encoding="utf-8") as short:
+            short.write(source.read()[:6000])
+        ask("quantize", TINY, "--scheme", scheme, *said, "-o", path, "--report", html, "--report-text", long,
+            "--report-base", without)
+        for name, of in (("compare", path), ("base", without)):
+            there = ask("compare", of, "--reference", TINY, "--text", long, "--windows", "16")
+            check(same_numbers(read_page(html), name, there) >= 5, name)
         seen, other = ask("inspect", path), ask("inspect", without)
         check(seen["prompt_bytes"] == tokens * seen["layers"] * 2 * seen["kv_heads"] * seen["head_dim"] * 2, seen)
         check(seen["model_bytes"] - other["model_bytes"] == seen["prompt_bytes"], "counted")

@@ -10,19 +10,13 @@
 #include <vector>
 
 #include <bisup_test.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
 
 constexpr double unit = 0x1p-24;
-
-Matrix<float> normals(int rows, int cols, std::uint64_t seed) {
-  Matrix<float> m(rows, cols);
-  Random random(seed);
-  for (int i = 0; i < rows * cols; ++i) m.data()[i] = static_cast<float>(random.normal());
-  return m;
-}
 
 // Inputs of which some are much larger than others, and one never comes.
 std::vector<float> powers(int n) {
@@ -59,7 +53,7 @@ double error_left(const Matrix<float>& e, const std::vector<float>& h, const Low
 TEST_CASE("the weighted error falls with the rank, as far as any branch can take it, to zero") {
   ThreadPool pool(2);
   for (const auto& [out, in] : {std::pair{24, 40}, {40, 24}}) {
-    const auto e = normals(out, in, 3);
+    const auto e = test::normals(out, in, 3);
     const auto h = powers(in);
     const Eigen::JacobiSVD<Eigen::MatrixXd> svd(weighted(e, h));
     const Eigen::VectorXd s = svd.singularValues();
@@ -87,7 +81,7 @@ TEST_CASE("the weighted error falls with the rank, as far as any branch can take
 
 TEST_CASE("both factors carry half, and large inputs count for more") {
   ThreadPool pool(1);
-  const auto e = normals(32, 64, 5);
+  const auto e = test::normals(32, 64, 5);
   const auto h = powers(64);
   const std::vector<float> equal(64, 1.0f);
   const auto branch = weighted_svd(e.ref(), h, {.rank = 4}, pool);
@@ -133,8 +127,8 @@ TEST_CASE("the rank by energy is the lowest that explains its share") {
 TEST_CASE("regression finds the branch that leaves least of the residual") {
   ThreadPool pool(2);
   const int out = 20, in = 30, tokens = 900;
-  const auto x = normals(tokens, in, 1), map_a = normals(3, in, 2), map_b = normals(out, 3, 3),
-             noise = normals(tokens, out, 4);
+  const auto x = test::normals(tokens, in, 1), map_a = test::normals(3, in, 2),
+             map_b = test::normals(out, 3, 3), noise = test::normals(tokens, out, 4);
   Matrix<float> moments(in, in), cross(out, in);
   for (int t = 0; t < tokens; ++t) {
     std::vector<double> residual(static_cast<std::size_t>(out));
@@ -194,7 +188,7 @@ TEST_CASE("regression finds the branch that leaves least of the residual") {
 
 TEST_CASE("a branch is rounded as it is stored, and its bytes are counted") {
   ThreadPool pool(1);
-  LowRank branch{normals(5, 70, 1), normals(40, 5, 2)};
+  LowRank branch{test::normals(5, 70, 1), test::normals(40, 5, 2)};
   auto half = branch.clone(), byte = branch.clone();
   REQUIRE(round_as_stored(half, LowRankStorage::f16, pool));
   REQUIRE(round_as_stored(byte, LowRankStorage::int8, pool));
@@ -225,7 +219,7 @@ TEST_CASE("a branch is rounded as it is stored, and its bytes are counted") {
 
 TEST_CASE("the number of threads does not change a bit of a branch") {
   ThreadPool one(1), three(3);
-  const auto e = normals(80, 96, 7);
+  const auto e = test::normals(80, 96, 7);
   const auto h = powers(96);
   const auto a = weighted_svd(e.ref(), h, {.rank = 12}, one);
   const auto b = weighted_svd(e.ref(), h, {.rank = 12}, three);
@@ -236,7 +230,7 @@ TEST_CASE("the number of threads does not change a bit of a branch") {
 
 TEST_CASE("what is not finite, and moments without a factor, are refused") {
   ThreadPool pool(1);
-  auto e = normals(4, 6, 1);
+  auto e = test::normals(4, 6, 1);
   std::vector<float> h(6, 1.0f);
   CHECK_THROWS_AS(weighted_svd(e.ref(), std::span(h).first(5), {}, pool), ContractViolation);
   h[2] = -1;
@@ -244,7 +238,7 @@ TEST_CASE("what is not finite, and moments without a factor, are refused") {
   h[2] = 1, e(3, 1) = std::numeric_limits<float>::quiet_NaN();
   CHECK_FALSE(weighted_svd(e.ref(), h, {}, pool));
   Matrix<float> moments(6, 6);
-  const auto cross = normals(4, 6, 2);
+  const auto cross = test::normals(4, 6, 2);
   for (int i = 0; i < 6; ++i) moments(i, i) = i == 4 ? -1.0f : 1.0f;
   const auto indefinite = reduced_rank_regression(moments.ref(), cross.ref(), {}, pool);
   REQUIRE_FALSE(indefinite);

@@ -5,19 +5,11 @@
 #include <cmath>
 
 #include <bisup_test.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
-
-Matrix<float> normal_rows(int rows, int cols, std::uint64_t seed) {
-  Random random(seed);
-  Matrix<float> m(rows, cols);
-  for (int r = 0; r < rows; ++r) {
-    for (float& x : m.row(r)) x = static_cast<float>(random.normal());
-  }
-  return m;
-}
 
 constexpr int heads = 4, kv_heads = 2, head_dim = 32, tokens = 21, queries = 17;
 
@@ -50,11 +42,11 @@ double distance(const std::vector<double>& a, const std::vector<double>& b) {
 }
 
 TEST_CASE("the error of every token alone, and of all, is what rounding them does") {
-  const auto q = normal_rows(queries, heads * head_dim, 1);
-  const auto k = normal_rows(tokens, kv_heads * head_dim, 2);
-  const auto v = normal_rows(tokens, kv_heads * head_dim, 3);
-  auto k_off = normal_rows(tokens, kv_heads * head_dim, 4);
-  auto v_off = normal_rows(tokens, kv_heads * head_dim, 5);
+  const auto q = test::normals(queries, heads * head_dim, 1);
+  const auto k = test::normals(tokens, kv_heads * head_dim, 2);
+  const auto v = test::normals(tokens, kv_heads * head_dim, 3);
+  auto k_off = test::normals(tokens, kv_heads * head_dim, 4);
+  auto v_off = test::normals(tokens, kv_heads * head_dim, 5);
   for (int t = 0; t < tokens; ++t) {
     for (int c = 0; c < k.cols(); ++c)
       k_off(t, c) = k(t, c) + 0.3f * k_off(t, c), v_off(t, c) = v(t, c) + 0.3f * v_off(t, c);
@@ -92,10 +84,11 @@ TEST_CASE("the error of every token alone, and of all, is what rounding them doe
 }
 
 TEST_CASE("cached rows are rounded whatever the window, and exact where the policy is") {
-  const auto k = normal_rows(tokens, kv_heads * head_dim, 2);
-  const auto v = normal_rows(tokens, kv_heads * head_dim, 3);
+  const auto k = test::normals(tokens, kv_heads * head_dim, 2);
+  const auto v = test::normals(tokens, kv_heads * head_dim, 3);
   const CacheShape shape{.kv_heads = kv_heads, .head_dim = head_dim};
-  const auto rows = cached_rows(k.ref(), v.ref(), shape, {.recent = 64, .keys = {.bits = 4}, .exact_type = DType::f32});
+  const auto rows = cached_rows(k.ref(), v.ref(), shape,
+                                {.recent = 64, .keys = {.bits = 4}, .exact_type = DType::f32});
   REQUIRE(rows);
   const auto same = cached_rows(k.ref(), v.ref(), shape, {.keys = {.bits = 4}});
   REQUIRE(same);

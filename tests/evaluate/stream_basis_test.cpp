@@ -6,19 +6,12 @@
 #include <cmath>
 
 #include <bisup_test.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
 
-Matrix<float> normal_rows(int rows, int cols, std::uint64_t seed) {
-  Random random(seed);
-  Matrix<float> m(rows, cols);
-  for (int r = 0; r < rows; ++r) {
-    for (float& x : m.row(r)) x = static_cast<float>(random.normal());
-  }
-  return m;
-}
 DenseView view(const Matrix<float>& m) {
   return {m.data(), DType::f32, m.rows(), m.cols()};
 }
@@ -26,7 +19,7 @@ DenseView view(const Matrix<float>& m) {
 TEST_CASE("a rotated stream is found by its embeddings") {
   ThreadPool pool(2);
   const auto rotation = RandomizedHadamard::make(widest_hadamard(96), 7).value();
-  const auto embedding = normal_rows(500, 96, 1);
+  const auto embedding = test::normals(500, 96, 1);
   auto rotated = embedding.clone();
   rotation.apply(rotated.ref(), pool);
   for (int r = 0; r < rotated.rows(); ++r) {
@@ -35,7 +28,7 @@ TEST_CASE("a rotated stream is found by its embeddings") {
   const auto basis = StreamBasis::between(view(embedding), view(rotated), pool);
   REQUIRE(basis);
   CHECK_FALSE(basis->is_identity());
-  const auto x = normal_rows(5, 96, 2);
+  const auto x = test::normals(5, 96, 2);
   auto expected = x.clone();
   rotation.apply(expected.ref(), pool);
   Matrix<float> y(5, 96);
@@ -48,7 +41,7 @@ TEST_CASE("a rotated stream is found by its embeddings") {
 
 TEST_CASE("rounded embeddings are the same stream, others are none") {
   ThreadPool pool(1);
-  const auto embedding = normal_rows(300, 64, 1);
+  const auto embedding = test::normals(300, 64, 1);
   auto rounded = embedding.clone();
   for (int r = 0; r < rounded.rows(); ++r) {
     for (float& x : rounded.row(r)) x = to_float(to_half(x));
@@ -56,7 +49,7 @@ TEST_CASE("rounded embeddings are the same stream, others are none") {
   const auto basis = StreamBasis::between(view(embedding), view(rounded), pool);
   REQUIRE(basis);
   CHECK(basis->is_identity());
-  const auto other = normal_rows(300, 64, 2), wider = normal_rows(300, 96, 1);
+  const auto other = test::normals(300, 64, 2), wider = test::normals(300, 96, 1);
   CHECK(StreamBasis::between(view(embedding), view(other), pool).error().code == Errc::unsupported);
   CHECK(StreamBasis::between(view(embedding), view(wider), pool).error().code == Errc::wrong_shape);
 }

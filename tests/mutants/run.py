@@ -64,17 +64,32 @@ def compile_command(compiler, tree, source, output, *more):
             str(source), *more, "-o", str(output)]
 
 
-def verdict(mutant, tree, compiler, main_object, linked):
-    """'red', or why not."""
-    target = tree / mutant["file"]
-    text = target.read_text()
-    if text.count(mutant["old"]) != 1:
-        return f"'old' occurs {text.count(mutant['old'])} times in {mutant['file']}"
+def place(mutant, tree):
+    """The test's source and the name of its case."""
     test, _, case = (part.strip() for part in mutant["red"].partition(" : "))
     folder, _, header = test.partition("/")
-    source = tree / "tests" / folder / f"{header}_test.cpp"
-    if not source.exists():
-        return f"no test {test}"
+    return tree / "tests" / folder / f"{header}_test.cpp", case
+
+
+def unfit(mutant, tree):
+    """Why it cannot be applied, or None: sources move on and leave mutants behind."""
+    target = tree / mutant["file"]
+    found = target.read_text().count(mutant["old"]) if target.exists() else 0
+    if found != 1:
+        return f"'old' occurs {found} times in {mutant['file']}"
+    source, case = place(mutant, tree)
+    if not source.exists() or case.replace("*", "") not in source.read_text():
+        return f"no test {mutant['red']}"
+    return None
+
+
+def verdict(mutant, tree, compiler, main_object, linked):
+    """'red', or why not."""
+    if why := unfit(mutant, tree):
+        return why
+    source, case = place(mutant, tree)
+    target = tree / mutant["file"]
+    text = target.read_text()
     target.write_text(text.replace(mutant["old"], mutant["new"]))
     program = tree / "mutant"
     try:
@@ -104,12 +119,16 @@ def main():
     parser.add_argument("--seconds", type=float, default=1e9, help="start none after so long")
     parser.add_argument("--compiler", default="g++")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--check", action="store_true", help="only whether each has its text and its test")
     options = parser.parse_args()
 
     here = pathlib.Path(__file__).parent
     paths = [here / f"{name}.txt" for name in options.lists] or sorted(here.glob("*.txt"))
     mutants = [mutant for path in paths for mutant in read_mutants(path)]
     total = len(mutants)
+    if options.check:
+        rotten = [f"{mutant['name']}: {why}" for mutant in mutants if (why := unfit(mutant, ROOT))]
+        sys.exit("\n".join(rotten) if rotten else 0)
     if options.sample is not None and options.sample < total:
         mutants = random.Random(datetime.date.today().isoformat()).sample(mutants, options.sample)
 

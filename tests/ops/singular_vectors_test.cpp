@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include <bisup_test.hpp>
+#include <normals.hpp>
 
 namespace {
 
@@ -14,16 +15,9 @@ using namespace bisup;
 
 constexpr double unit = 0x1p-24;
 
-Matrix<float> normals(int rows, int cols, std::uint64_t seed) {
-  Matrix<float> m(rows, cols);
-  Random random(seed);
-  for (int i = 0; i < rows * cols; ++i) m.data()[i] = static_cast<float>(random.normal());
-  return m;
-}
-
 // Sum over i of 2^(-i) u_i v_i^T.
 Matrix<float> decaying(int rows, int cols, int terms) {
-  Matrix<float> u = normals(terms, rows, 1), v = normals(terms, cols, 2), m(rows, cols);
+  Matrix<float> u = test::normals(terms, rows, 1), v = test::normals(terms, cols, 2), m(rows, cols);
   orthonormalise_rows(u.ref()), orthonormalise_rows(v.ref());
   for (int r = 0; r < rows; ++r) {
     for (int c = 0; c < cols; ++c) {
@@ -54,12 +48,12 @@ void require_orthonormal(const Matrix<float>& m, double bound) {
 TEST_CASE("rows become orthonormal, and what adds nothing becomes zero") {
   for (const int n : {1, 15, 16, 100, 333}) {
     const int rows = std::min(n, 30);
-    Matrix<float> m = normals(rows, n, 5);
+    Matrix<float> m = test::normals(rows, n, 5);
     for (int c = 0; c < n && rows > 2; ++c) m(2, c) = m(0, c) + 1e-3f * m(2, c);  // nearly parallel
     orthonormalise_rows(m.ref());
     require_orthonormal(m, overlap_bound(n, rows));
   }
-  Matrix<float> m = normals(3, 50, 6);
+  Matrix<float> m = test::normals(3, 50, 6);
   for (int c = 0; c < 50; ++c) m(1, c) = -2 * m(0, c);
   orthonormalise_rows(m.ref());
   for (int c = 0; c < 50; ++c) CHECK(m(1, c) == 0);
@@ -100,12 +94,12 @@ TEST_CASE("values that are not there are zero, and so are their vectors") {
   for (int r = 0; r < 20; ++r) CHECK(found.left(4, r) == 0);
   CHECK(singular_vectors(decaying(4, 30, 3).ref(), 9, {}, pool).values.size() == 4);
   CHECK(singular_vectors(Matrix<float>(4, 5).ref(), 2, {}, pool).values[0] == 0);
-  CHECK(singular_vectors(normals(4, 5, 1).ref(), 0, {}, pool).left.rows() == 0);
+  CHECK(singular_vectors(test::normals(4, 5, 1).ref(), 0, {}, pool).left.rows() == 0);
 }
 
 TEST_CASE("the number of threads does not change a bit of a vector") {
   ThreadPool one(1), three(3);
-  const auto m = normals(90, 110, 4);
+  const auto m = test::normals(90, 110, 4);
   const auto a = singular_vectors(m.ref(), 20, {}, one),
              b = singular_vectors(m.ref(), 20, {}, three);
   CHECK(a.values == b.values);

@@ -10,22 +10,16 @@
 #include <vector>
 
 #include <bisup_test.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
 
-Matrix<float> normals(int rows, int cols, std::uint64_t seed) {
-  Matrix<float> m(rows, cols);
-  Random random(seed);
-  for (int i = 0; i < rows * cols; ++i) m.data()[i] = static_cast<float>(random.normal());
-  return m;
-}
-
 // X^T X for inputs that share a few directions and differ in size, as activations do.
 Matrix<float> moments(int n, int tokens, std::uint64_t seed) {
-  const auto own = normals(tokens, n, seed), shared = normals(tokens, 4, seed + 1),
-             mix = normals(4, n, seed + 2), size = normals(1, n, seed + 3);
+  const auto own = test::normals(tokens, n, seed), shared = test::normals(tokens, 4, seed + 1),
+             mix = test::normals(4, n, seed + 2), size = test::normals(1, n, seed + 3);
   Matrix<float> x(tokens, n), h(n, n);
   for (int t = 0; t < tokens; ++t) {
     for (int c = 0; c < n; ++c) {
@@ -166,7 +160,7 @@ TEST_CASE("codes are those of the textbook, in double and without blocks") {
               if (act_order && !fixed && group != 0) continue;
               CAPTURE(n, group, fixed, act_order, keepers, block);
               const Format format{.bits = 3, .group = group, .scale = Scale::f32};
-              const auto h = moments(n, 4 * n, 1), w = normals(rows, n, 5);
+              const auto h = moments(n, 4 * n, 1), w = test::normals(rows, n, 5);
               const int cols = n - keepers;
               std::vector<int> order(static_cast<std::size_t>(n));
               std::iota(order.begin(), order.end(), 0);
@@ -230,7 +224,7 @@ TEST_CASE("codes are those of the textbook, in double and without blocks") {
 TEST_CASE("a law: no row is further from its weights in the H-norm than plain rounding") {
   ThreadPool pool(2);
   const int n = 100, rows = 40;
-  const auto h = moments(n, 300, 7), w = normals(rows, n, 8);
+  const auto h = moments(n, 300, 7), w = test::normals(rows, n, 8);
   std::vector<float> importance;
   for (int j = 0; j < n; ++j) importance.push_back(h(j, j));
   for (const int bits : {2, 3, 4, 8}) {
@@ -266,7 +260,7 @@ TEST_CASE("a law: no row is further from its weights in the H-norm than plain ro
 
 TEST_CASE("with a diagonal H there is nothing to make up for") {
   ThreadPool pool(1);
-  const auto w = normals(9, 150, 3);
+  const auto w = test::normals(9, 150, 3);
   Matrix<float> h(150, 150);
   std::vector<float> importance;
   for (int j = 0; j < 150; ++j) importance.push_back(h(j, j) = 0.5f + static_cast<float>(j % 7));
@@ -290,7 +284,7 @@ TEST_CASE("with a diagonal H there is nothing to make up for") {
 TEST_CASE("act-order is permuting rows of H and columns by hand") {
   ThreadPool pool(1);
   const int n = 70;
-  const auto h = moments(n, 200, 4), w = normals(11, n, 9);
+  const auto h = moments(n, 200, 4), w = test::normals(11, n, 9);
   std::vector<int> order(n);
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](int a, int b) { return h(a, a) > h(b, b); });
@@ -316,7 +310,7 @@ TEST_CASE("act-order is permuting rows of H and columns by hand") {
 TEST_CASE("dead columns become zero and disturb nobody") {
   ThreadPool pool(1);
   const int n = 60, live = n / 2;  // every other column is dead
-  auto h = moments(n, 300, 2), w = normals(6, n, 3);
+  auto h = moments(n, 300, 2), w = test::normals(6, n, 3);
   Matrix<float> rest_h(live, live), rest_w(6, live);
   for (int i = 0; i < n; ++i) {
     for (int j = 0; j < n; ++j) {
@@ -354,7 +348,7 @@ TEST_CASE("dead columns become zero and disturb nobody") {
 TEST_CASE("damping grows until H can be factored, and without success all is rounded plainly") {
   ThreadPool pool(1);
   const int n = 80;
-  const auto w = normals(5, n, 3);
+  const auto w = test::normals(5, n, 3);
   const GptqOptions options{.format = {.group = 32}};
   const auto h = moments(n, 10, 6);  // rank 10
   const auto made = gptq(w.ref(), h.ref(), options, Nearest{}, pool);
@@ -388,7 +382,7 @@ TEST_CASE("damping grows until H can be factored, and without success all is rou
 
 TEST_CASE("the number of threads does not change a bit") {
   const int n = 330, rows = 70;
-  const auto h = moments(n, 400, 1), w = normals(rows, n, 2);
+  const auto h = moments(n, 400, 1), w = test::normals(rows, n, 2);
   std::vector<Rounding> all;
   for (const int threads : {1, 2, 3}) {
     ThreadPool pool(threads);
@@ -410,7 +404,7 @@ TEST_CASE("the number of threads does not change a bit") {
 
 TEST_CASE("what GPTQ cannot work with is refused") {
   ThreadPool pool(1);
-  const auto w = normals(3, 64, 1), h = moments(64, 100, 1);
+  const auto w = test::normals(3, 64, 1), h = moments(64, 100, 1);
   const GptqOptions options{.format = {.group = 32}};
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {

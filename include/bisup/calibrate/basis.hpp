@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <bisup/calibrate/recipe.hpp>
+#include <bisup/core/contract.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/thread_pool.hpp>
@@ -121,11 +122,12 @@ class ModelBasis {
   }
 
   // Prepared inputs, x: [tokens, in] of llama::named_inputs[site], as the float model has them.
+  // Precondition: rotates().
   void restore(const BasisBlock& block, std::size_t site, MatrixRef<const float> x,
                Matrix<float>& plain, ThreadPool& pool) const {
+    BISUP_EXPECTS(rotates_);
     plain.resize(x.rows(), x.cols());
     for (int t = 0; t < x.rows(); ++t) std::copy_n(x.row_data(t), x.cols(), plain.row(t).data());
-    if (!rotates_) return;
     const auto restore_stream = [&](std::span<const float> gain) {
       residual_.apply_inverse(plain.ref(), pool);
       scale_columns(plain.ref(), gain);

@@ -156,6 +156,7 @@ class BlockCalibrator {
         if (i >= streams.crops) return;
         const auto site = static_cast<std::size_t>(index);
         statistics[site].add(input.exact());
+        if (!basis_.rotates()) return;
         basis_.restore(block, site, input.exact(), plain, pool_);
         add_largest(plain.ref(), report.inputs[site].largest_before);
       });
@@ -163,6 +164,8 @@ class BlockCalibrator {
         return Error{Errc::not_finite, "the float model's activations are not finite"};
       streams.exact.write(i, x.ref());
     }
+    for (std::size_t site = 0; site < 4 && !basis_.rotates(); ++site)
+      report.inputs[site].largest_before = statistics[site].largest;
     return statistics;
   }
 

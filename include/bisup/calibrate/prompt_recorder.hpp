@@ -84,12 +84,7 @@ class PromptRecorder {
 
 // Layer `layer` of a prompt of all layers.
 inline void put_layer(const PromptCache& one, int layer, PromptCache& all) {
-  const DenseView k = one.keys(0), v = one.values(0);
-  Matrix<float> keys(one.tokens(), one.width()), values(one.tokens(), one.width());
-  for (int t = 0; t < keys.rows(); ++t) {
-    for (int i = 0; i < keys.cols(); ++i) keys(t, i) = k(t, i), values(t, i) = v(t, i);
-  }
-  all.set(layer, keys.ref(), values.ref());
+  all.set(layer, llama::as_matrix(one.keys(0)).ref(), llama::as_matrix(one.values(0)).ref());
 }
 
 }  // namespace bisup
