@@ -17,7 +17,6 @@
 #include <filesystem>
 #include <memory>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "calibration.hpp"
@@ -25,6 +24,7 @@
 #include "kv_search.hpp"
 #include "preflight.hpp"
 #include "prompt_options.hpp"
+#include "recipe_options.hpp"
 #include "report.hpp"
 #include "terminal.hpp"
 
@@ -54,49 +54,13 @@ struct QuantizeCommand {
   KvSearch kv_search;
   PromptOptions prompt;
   ReportOptions report;
-  std::string scheme, method = "rtn", output, activation_clip = "search", kv_clip = "search";
-  std::string streams = "f32", preset, weight_clip, moments, work;
-  int keepers = -1, rank = -1, block_steps = -1, end_to_end_steps = -1;
+  RecipeOptions recipe;
+  std::string scheme, output, streams = "f32", work;
   bool explain = false, dry_run = false, resume = false, spill = false;
-
-  // The recipe as the options change it.
-  [[nodiscard]] bisup::Recipe recipe() const {
-    bisup::Recipe recipe = *bisup::find_recipe(method);
-    const auto choose = [](const std::string& option, bisup::ClipChoice& choice) {
-      if (option != "search") choice.constant = std::stof(option);
-    };
-    choose(activation_clip, recipe.activation_clip), choose(kv_clip, recipe.kv_clip);
-    if (weight_clip == "search") {
-      recipe.quantizer = bisup::ClipSearch{};
-    } else if (weight_clip == "power") {
-      recipe.quantizer = bisup::ClipSearch{.loss = bisup::ClipLoss::power};
-    } else if (!weight_clip.empty()) {
-      const float share = std::stof(weight_clip);
-      // On the grid that the method has.
-      const auto* own = std::get_if<bisup::Nearest>(&recipe.quantizer);
-      bisup::Nearest nearest = own == nullptr ? bisup::Nearest{} : *own;
-      nearest.clip = {share, share};
-      recipe.quantizer = nearest;
-    }
-    if (!moments.empty()) {
-      recipe.moments =
-          moments == "exact" ? bisup::Moments::exact_inputs : bisup::Moments::rounded_inputs;
-    }
-    if (keepers >= 0) recipe.keepers = keepers;
-    if (!recipe.tuning.any()) return recipe;
-    if (const auto numbers = bisup::find_preset(preset)) {
-      recipe.tuning.block_steps = numbers->block_steps;
-      recipe.tuning.end_to_end_steps = numbers->end_to_end_steps;
-    }
-    if (rank >= 0) recipe.tuning.rank = rank;
-    if (block_steps >= 0) recipe.tuning.block_steps = block_steps;
-    if (end_to_end_steps >= 0) recipe.tuning.end_to_end_steps = end_to_end_steps;
-    return recipe;
-  }
 
   Result<void> run() const {
     if (explain) {
-      fmt::print("{}", bisup::explain(recipe()));
+      fmt::print("{}", bisup::explain(command::recipe(recipe)));
       return {};
     }
     const Clock clock;
@@ -106,8 +70,8 @@ struct QuantizeCommand {
     if (auto safe = expect_other_file(); !safe) return safe;
     if (auto possible = expect_report(report); !possible) return possible;
     const bool calibrated = !calibration.text.empty() || calibration.self_generate > 0;
-    if (!calibrated && recipe().name != "rtn") {
-      return Error{Errc::missing, "the method " + method +
+    if (!calibrated && command::recipe(recipe).name != "rtn") {
+      return Error{Errc::missing, "the method " + recipe.method +
                                       " needs calibration data: --calib FILE or --self-generate N"};
     }
     if (!calibrated && prompt.automatic()) {
@@ -154,8 +118,9 @@ struct QuantizeCommand {
     if (!model) return about(model.error(), common.model);
     model->prompt = file->model.prompt;
     if (auto rounded = round_prompt(prompt, model->kv, *model); !rounded) return rounded;
-    return save(*model, file->tokenizer, {.recipe = method, .float_weights = file->weights_note},
-                {}, {{"rounding", clock.seconds()}}, pool, clock);
+    return save(*model, file->tokenizer,
+                {.recipe = recipe.method, .float_weights = file->weights_note}, {},
+                {{"rounding", clock.seconds()}}, pool, clock);
   }
 
   Result<void> calibrate(const bisup::Scheme& parsed, bool calibrated, bisup::ThreadPool& pool,
@@ -166,7 +131,7 @@ struct QuantizeCommand {
     options.seed = calibration.samples.seed;
     options.stream = streams == "bf16" ? bisup::DType::bf16 : bisup::DType::f32;
     if (spill) options.memory = bisup::io::spilled_memory(work);
-    const bisup::Recipe chosen = recipe();
+    const bisup::Recipe chosen = command::recipe(recipe);
     auto ids = prompt_ids(prompt, source->tokenizer, source->checkpoint.config());
     if (!ids) return ids.error();
     bisup::CalibrationTokens tokens;
@@ -209,7 +174,7 @@ struct QuantizeCommand {
                  done->end_to_end.before, done->end_to_end.best, done->end_to_end.best_step);
     }
     return save(done->model, source->tokenizer,
-                {.recipe = method,
+                {.recipe = recipe.method,
                  .float_weights = source->weights_note,
                  .details = {{"calibration", data->provenance}}},
                 done->blocks, {{"reading", read}, {"calibrating", clock.seconds() - read}}, pool,
@@ -263,7 +228,7 @@ struct QuantizeCommand {
         static_cast<long>(calibration.self_generate) * calibration.samples.length;
     Json result = {{"model", common.model},
                    {"scheme", parsed.name()},
-                   {"method", method},
+                   {"method", recipe.method},
                    {"output", output.empty() ? Json() : Json(output)}};
     result.update(describe(ready, self_generated, source.checkpoint.config(), pool));
     if (common.json) {
@@ -306,9 +271,9 @@ struct QuantizeCommand {
       auto written = write_report(
           report,
           {.model = common.model,
-           .method = method,
+           .method = recipe.method,
            .output = output,
-           .explanation = bisup::explain(recipe()),
+           .explanation = bisup::explain(command::recipe(recipe)),
            .calibration = data == provenance.details.end() ? nlohmann::json(nullptr) : *data,
            .blocks = blocks,
            .times = std::move(times),
@@ -323,7 +288,7 @@ struct QuantizeCommand {
       for (const auto& block : blocks) layers.push_back(bisup::io::summary(block));
       print({{"model", common.model},
              {"scheme", model.scheme.name()},
-             {"method", method},
+             {"method", recipe.method},
              {"output", output},
              {"bytes", bytes},
              {"bits_per_weight", size.bits_per_weight()},
@@ -355,46 +320,8 @@ void add_quantize(CLI::App& app, Action& action) {
   add_scheme_option(*sub, options->scheme,
                     "bits of weights, activations, keys and values: W4A4KV4-g64");
   sub->get_option("MODEL")->required(false);  // see expect_options()
-  std::vector<std::string> methods;
-  for (const auto& recipe : bisup::recipes::all) methods.emplace_back(recipe.name);
-  sub->add_option("--method", options->method, "the recipe; rtn (round to nearest) needs no data")
-      ->check(CLI::IsMember(methods))
-      ->capture_default_str();
+  add_recipe_options(*sub, options->recipe);
   add_calibration_options(*sub, options->calibration);
-  const auto clip = [](const std::string& text) {
-    const auto number = CLI::TypeValidator<float>("NUMBER")(text);
-    return text == "search" || (number.empty() && std::stof(text) > 0 && std::stof(text) <= 1)
-               ? std::string()
-               : "must be 'search' or a number above 0, at most 1";
-  };
-  sub->add_option("--act-clip", options->activation_clip, "share of a group's range, or search")
-      ->check(clip)
-      ->capture_default_str();
-  sub->add_option("--kv-clip", options->kv_clip, "the same for keys and values")
-      ->check(clip)
-      ->capture_default_str();
-  sub->add_option(
-         "--weight-clip", options->weight_clip,
-         "ranges of weights: search (error weighted by E[x^2]), power (|error|^2.4) or a share of "
-         "a group's range, instead of the method's own")
-      ->check(
-          [clip](const std::string& text) { return text == "power" ? std::string() : clip(text); });
-  sub->add_option(
-         "--moments", options->moments,
-         "GPTQ's second moments are of exact or of rounded inputs, instead of the method's own")
-      ->check(CLI::IsMember({"exact", "rounded"}));
-  sub->add_option("--keepers", options->keepers,
-                  "channels of each input kept in 8 bits (atom: 1/32 of them unless given)")
-      ->check(CLI::Range(0, 1 << 20));
-  sub->add_option("--rank", options->rank, "of the branches that bisup_* learn; 0: none")
-      ->check(CLI::Range(0, 4096));
-  sub->add_option("--block-steps", options->block_steps, "tuning steps of each block (bisup_*)")
-      ->check(CLI::Range(0, 1 << 20));
-  sub->add_option("--end-to-end", options->end_to_end_steps, "tuning steps of all blocks (bisup_*)")
-      ->check(CLI::Range(0, 1 << 20));
-  sub->add_option("--preset", options->preset,
-                  "how much bisup_* tune: demo, fast, default, thorough")
-      ->check(CLI::IsMember({"demo", "fast", "default", "thorough"}));
   sub->add_option("--streams", options->streams, "activations between blocks: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
@@ -411,8 +338,9 @@ void add_quantize(CLI::App& app, Action& action) {
   add_kv_search_options(*sub, options->kv_search);
   sub->add_flag("--explain", options->explain, "print what the method does and stop");
   sub->add_option("-o,--output", options->output, "the file to write, .safetensors");
-  sub->callback([options, &action] {
+  sub->callback([options, sub, &action] {
     options->expect_options();
+    use_preset(options->recipe, *sub, options->calibration);
     action = [options] { return options->run(); };
   });
 }

@@ -118,6 +118,7 @@
 #include <bisup/tune/simulated_block.hpp>
 #include <bisup/tune/soft_smoothing.hpp>
 #include <bisup/tune/straight_through.hpp>
+#include <bisup/tune/weight_scales.hpp>
 #include <bisup/calibrate/basis.hpp>
 #include <bisup/calibrate/block_calibrator.hpp>
 #include <bisup/calibrate/block_pass.hpp>
@@ -135,8 +136,10 @@
 #include <bisup/calibrate/self_generate.hpp>
 #include <bisup/calibrate/simulated.hpp>
 #include <bisup/calibrate/simulation.hpp>
+#include <bisup/calibrate/smooth_block.hpp>
 #include <bisup/calibrate/statistics.hpp>
 #include <bisup/calibrate/stream.hpp>
+#include <bisup/calibrate/transform_block.hpp>
 #include <bisup/calibrate/tune_block.hpp>
 #include <bisup/calibrate/tune_model.hpp>
 #include <bisup/calibrate/tuning.hpp>

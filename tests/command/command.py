@@ -234,6 +234,25 @@ def test_explain():
           explain("--method", "atom", "--weight-clip", "0.9"))
     check("range times 0.9," not in explain("--method", "gptq"), explain("--method", "gptq"))
     check("range times 0.9" in explain("--method", "gptq", "--weight-clip", "0.9"), "instead of a search")
+    tuned = lambda *options: explain("--method", "bisup_atom", *options).splitlines()[-1]
+    check("clips, scales of weights, norm gains" in tuned(), tuned())
+    check("rank" in tuned() and "rank" not in tuned("--rank", "0"), tuned("--rank", "0"))
+    check("scales of weights:" in tuned("--learn", "scales") and "clips" not in tuned("--learn", "scales"), tuned())
+    check("smoothing" in tuned("--learn", "norms,smoothing"), tuned("--learn", "norms,smoothing"))
+    check("scales" not in tuned("--learn", "none"), tuned("--learn", "none"))
+    check("12 steps a block, 60 end to end" in tuned("--preset", "fast"), tuned("--preset", "fast"))
+    check("3 steps a block, 0 end to end" in tuned("--block-steps", "3", "--end-to-end", "0"), tuned())
+
+
+def test_preset():
+    """A preset also says how many samples, unless the command line does."""
+    def tokens(*options):
+        return ask("quantize", TINY, "--scheme", "W4A4-g32", "--calib", TEXT, "--dry-run", *options)["tokens"]
+    check(tokens("--method", "atom", "--calib-length", "64") == 24 * 64, "a base has its own")
+    check(tokens("--method", "bisup_atom", "--preset", "demo") == 16 * 256, "demo")
+    check(tokens("--method", "bisup_atom") == 96 * 512, "default")
+    check(tokens("--method", "bisup_atom", "--calib-length", "64") == 96 * 64, "a length of one's own")
+    check(tokens("--method", "bisup_atom", "--calib-samples", "3") == 3 * 512, "a number of one's own")
 
 
 def test_report():
@@ -506,6 +525,9 @@ def test_usage():
         refuse(2, ["--threads"], "inspect", TINY, f"--threads={threads}")
     refuse(2, ["-t"], "bench", TINY, "-t", "200000")
     refuse(2, ["nothing to measure"], "bench", TINY, "-p", "0", "-n", "0")
+    for option, value in (("--learn", "frob"), ("--rate", "scales"), ("--rate", "frob=1"), ("--rate", "scales=-1"),
+                          ("--rate", "scales=nan"), ("--preset", "frob")):
+        refuse(2, [option], "quantize", TINY, "--scheme", "W4A4", "--method", "bisup_atom", "-o", "x", option, value)
     for scheme in ("W9A8", "W4", "W4A4-g65", "W4A4KV5", "W4A4-g64-g32", "nonsense", ""):
         refuse(2, [scheme], "quantize", TINY, "--scheme", scheme, "-o", "x")
     refuse(2, ["BISUP_TARGET", "quantum"], "inspect", TINY, environment={"BISUP_TARGET": "quantum"})

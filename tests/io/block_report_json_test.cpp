@@ -14,7 +14,7 @@ using io::Json;
 BlockReport some_report() {
   BlockReport report;
   report.layer = 3, report.loss = 0.1, report.held_out_loss = 1.0 / 3;
-  report.key_clip = 0.85f, report.value_clip = 0.7f, report.tuning_gain = 0.6;
+  report.key_clip = 0.85f, report.value_clip = 0.7f, report.smoothing_gain = 0.8, report.tuning_gain = 0.6;
   int i = 0;
   for (const char* name : {"attention", "output", "mlp", "down"}) {
     report.inputs[static_cast<std::size_t>(i)] = {name, 0.9f - 0.1f * static_cast<float>(i), 0.5 + i, 32 * i, {1.5f, 0.1f}, {0.3f}};

@@ -10,7 +10,6 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
-#include <initializer_list>
 #include <span>
 #include <string>
 #include <utility>
@@ -24,15 +23,14 @@
 #include <bisup/calibrate/recipe.hpp>
 #include <bisup/calibrate/round_block.hpp>
 #include <bisup/calibrate/round_to_nearest.hpp>
+#include <bisup/calibrate/smooth_block.hpp>
 #include <bisup/calibrate/statistics.hpp>
 #include <bisup/calibrate/stream.hpp>
+#include <bisup/calibrate/transform_block.hpp>
 #include <bisup/calibrate/tune_block.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/scheme.hpp>
 #include <bisup/core/thread_pool.hpp>
-#include <bisup/transform/permutation.hpp>
-#include <bisup/transform/smoothing.hpp>
-#include <bisup/transform/smoothing_scales.hpp>
 
 namespace bisup {
 
@@ -94,32 +92,15 @@ class BlockCalibrator {
     if (!exact) return exact.error();
     const auto statistics = teach(block, *exact, streams, done.report);
     if (!statistics) return statistics.error();
-    const SitePower power = transform(block, *statistics, done.report);
+    SitePower power = transform_block(block, *statistics, recipe_, done.report, pool_);
     lap("statistics");
-    Block weights = dense_view(block);
-
-    KvPolicy policy = this->policy();
-    if (auto chosen = choose_clips(weights, *exact, streams, policy, done.report); !chosen)
-      return chosen.error();
-    lap("clips");
-    if (scheme_.quantizes_cache())
-      done.kv.assign(static_cast<std::size_t>(config_.kv_heads), policy.entry(0, 0, 1));
-    auto rounded = pass(policy, prompt_.stored);
-    if (!rounded) return rounded.error();
-    if (scheme_.quantizes_weights()) {
-      const bool rounded_inputs = recipe_.moments == Moments::rounded_inputs;
-      set_formats(weights, rounded_inputs, true, done.report);
-      BlockRounder rounder(recipe_, scheme_.weight_format(), pool_);
-      auto linears = rounder.run(weights, rounded_inputs ? *rounded : *exact, streams.quantized,
-                                 streams.crops);
-      if (!linears) return linears.error();
-      done.report.linears = std::move(linears).value();
-    } else {
-      weights = owned(std::move(weights));
+    if (auto finished = round(block, *exact, streams, done, lap); !finished)
+      return finished.error();
+    if (recipe_.tuning.smoothing && recipe_.tuning.block_steps > 0) {
+      if (auto finished = smooth(block, power, *exact, streams, done); !finished)
+        return finished.error();
+      lap("smoothing");
     }
-    set_formats(weights, true, !scheme_.quantizes_weights(), done.report);
-    done.weights = std::move(weights);
-    lap("rounding");
     if (recipe_.tuning.any()) {
       if (auto tuned = tune(done, block, power, streams); !tuned) return tuned.error();
       lap("tuning");
@@ -132,8 +113,70 @@ class BlockCalibrator {
   }
 
  private:
+  // Clips, then codes: done becomes what the recipe's base makes of the block.
+  template <class Lap>
+  Result<void> round(const BasisBlock& block, BlockPass& exact, const Streams& streams,
+                     FinishedBlock& done, Lap&& lap) {
+    Block weights = dense_view(block);
+    KvPolicy policy = this->policy();
+    if (auto chosen = choose_clips(weights, exact, streams, policy, done.report); !chosen)
+      return chosen.error();
+    lap("clips");
+    if (scheme_.quantizes_cache())
+      done.kv.assign(static_cast<std::size_t>(config_.kv_heads), policy.entry(0, 0, 1));
+    auto rounded = pass(policy, prompt_.stored);
+    if (!rounded) return rounded.error();
+    if (scheme_.quantizes_weights()) {
+      const bool rounded_inputs = recipe_.moments == Moments::rounded_inputs;
+      set_formats(weights, rounded_inputs, true, done.report);
+      BlockRounder rounder(recipe_, scheme_.weight_format(), pool_);
+      auto linears =
+          rounder.run(weights, rounded_inputs ? *rounded : exact, streams.quantized, streams.crops);
+      if (!linears) return linears.error();
+      done.report.linears = std::move(linears).value();
+    } else {
+      weights = owned(std::move(weights));
+    }
+    set_formats(weights, true, !scheme_.quantizes_weights(), done.report);
+    done.weights = std::move(weights);
+    lap("rounding");
+    return {};
+  }
+
+  // Learns to smooth the block, rounds it anew, and goes on with that where it is better on
+  // held-out crops: block, power and done are then the smoothed one's.
+  Result<void> smooth(BasisBlock& block, SitePower& power, BlockPass& exact, const Streams& streams,
+                      FinishedBlock& done) {
+    if (!scheme_.quantizes_weights()) return {};
+    Block floats = dense_view(block);
+    set_formats(floats, true, true, done.report);
+    const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
+    auto start = simulated<T>(floats, shape(), entry, policy(), pool_);
+    begin_with(start.cache, prompt_.stored, 0);
+    auto smoothed = smooth_block<T>(
+        std::move(start), {block, power, scheme_.weight_format(), done.report}, config_,
+        {streams.quantized, streams.exact, streams.crops}, recipe_.tuning, pool_);
+    if (!smoothed) return {};
+    FinishedBlock candidate;
+    candidate.report = done.report;
+    for (std::size_t site = 0; site < 4; ++site) {
+      candidate.report.inputs[site].largest_after = std::move(smoothed->largest[site]);
+    }
+    if (auto rounded = round(smoothed->block, exact, streams, candidate, [](const char*) {});
+        !rounded) {
+      return rounded;
+    }
+    const auto before = held_out_loss(done, streams), after = held_out_loss(candidate, streams);
+    if (!before) return before.error();
+    if (!after) return after.error();
+    if (*after >= *before) return {};
+    candidate.report.smoothing_gain = *after / *before;
+    done = std::move(candidate);
+    block = std::move(smoothed->block), power = std::move(smoothed->power);
+    return {};
+  }
+
   using Statistics = std::vector<ChannelStatistics>;
-  using SitePower = std::array<std::vector<float>, 4>;  // E[x^2] of each prepared channel
 
   Result<BlockPass> pass(const KvPolicy& policy, const PromptCache& prompt) {
     return BlockPass::make(config_, rope_, longest_, policy, prompt, pool_);
@@ -174,63 +217,6 @@ class BlockCalibrator {
       if (named.input == input) return (block.*named.linear).in();
     }
     return 0;
-  }
-
-  // Slot T as far as it depends on data: smoothing scales, then the order of channels.
-  SitePower transform(BasisBlock& block, const Statistics& statistics, BlockReport& report) const {
-    FloatBlock<float>& w = block.weights;
-    SitePower power, largest;
-    for (std::size_t site = 0; site < 4; ++site) {
-      power[site] = statistics[site].power(), largest[site] = statistics[site].largest;
-      report.inputs[site].keepers = recipe_.keepers_of(statistics[site].channels());
-    }
-    if (recipe_.smoothing > 0) {
-      const auto smooth = [&](std::size_t site,
-                              std::initializer_list<FloatLinear<float>*> readers) {
-        const auto s = smoothing_of(largest[site], readers);
-        for (std::size_t i = 0; i < s.size(); ++i)
-          power[site][i] /= s[i] * s[i], largest[site][i] /= s[i];
-        return s;
-      };
-      smooth_attention_input<float>(w, smooth(0, {&w.q, &w.k, &w.v}));
-      smooth_mlp_input<float>(w, smooth(2, {&w.gate, &w.up}));
-    }
-    if (recipe_.basis == Basis::reordered) {
-      const auto order = [&](std::size_t site) {
-        auto permutation = Permutation::ascending<float>(power[site]);
-        permutation.apply(std::span(largest[site])), permutation.apply(std::span(power[site]));
-        return permutation;
-      };
-      const auto reorder = [&](std::size_t site,
-                               std::initializer_list<FloatLinear<float>*> readers) {
-        const Permutation permutation = order(site);
-        for (auto* linear : readers)
-          absorb_input_rotation(linear->weights.ref(), permutation, pool_);
-        (block.inputs.*llama::named_inputs[site].input)
-            .order.assign(permutation.order().begin(), permutation.order().end());
-      };
-      reorder(0, {&w.q, &w.k, &w.v}), reorder(1, {&w.o}), reorder(2, {&w.gate, &w.up});
-      permute_intermediate(w, order(3), pool_);
-    }
-    for (std::size_t site = 0; site < 4; ++site)
-      report.inputs[site].largest_after = std::move(largest[site]);
-    return power;
-  }
-
-  // SmoothQuant's scales (arXiv 2211.10438, equation 4), their geometric mean 1.
-  [[nodiscard]] std::vector<float> smoothing_of(
-      const std::vector<float>& largest, std::initializer_list<FloatLinear<float>*> readers) const {
-    std::vector<float> weights(largest.size());
-    for (const auto* linear : readers) {
-      for (int r = 0; r < linear->weights.rows(); ++r) {
-        const float* row = linear->weights.ref().row_data(r);
-        for (std::size_t c = 0; c < weights.size(); ++c)
-          weights[c] = std::max(weights[c], std::fabs(row[c]));
-      }
-    }
-    const std::vector<float> theta(largest.size());
-    return smoothing_scales<float>(smoothing_prior<float>(largest, weights, recipe_.smoothing),
-                                   theta, 1.0f);
   }
 
   // Clips of activations and of the cache, on held-out crops of the quantized stream.
@@ -321,7 +307,7 @@ class BlockCalibrator {
       done.report.tuning_gain = phase.before > 0 ? phase.best / phase.before : 1;
     }
     FinishedBlock tuned = done;
-    take_back(block, tuned.weights, tuned.kv);
+    if (auto taken = take_back(block, tuned.weights, tuned.kv); !taken) return taken;
     // The base is a candidate to the end: what is stored may differ from what was tuned.
     const auto before = held_out_loss(done, streams), after = held_out_loss(tuned, streams);
     if (!before) return before.error();

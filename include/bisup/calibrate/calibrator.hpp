@@ -215,8 +215,10 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
   if (recipe.tuning.end_to_end_steps == 0) streams->exact = Stream();
   if (auto done = detail::finish_model(source, *basis, model, pool); !done) return done.error();
   if (recipe.tuning.end_to_end_steps > 0) {
-    result.end_to_end = tune_model<>(model, samples, streams->exact, recipe.tuning, options.seed,
-                                     pool, options.end_to_end_progress);
+    auto tuned = tune_model<>(model, samples, streams->exact, recipe.tuning, options.seed, pool,
+                              options.end_to_end_progress);
+    if (!tuned) return tuned.error();
+    result.end_to_end = std::move(tuned).value();
     if (result.end_to_end.interrupted) return Error{Errc::interrupted, "stopped"};
   }
   return result;

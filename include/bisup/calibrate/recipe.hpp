@@ -136,6 +136,19 @@ inline constexpr std::array all = {rtn,
   return std::nullopt;
 }
 
+// What tuning learns, for people.
+[[nodiscard]] inline std::string learned(const Tuning& tuning) {
+  std::string text;
+  const auto add = [&text](bool is_learned, const std::string& name) {
+    if (is_learned) text += (text.empty() ? "" : ", ") + name;
+  };
+  add(tuning.smoothing, "smoothing before the rounding");
+  add(tuning.rank > 0, "branches of rank " + std::to_string(tuning.rank));
+  add(tuning.clips, "clips"), add(tuning.scales, "scales of weights");
+  add(tuning.norm_gains, "norm gains");
+  return text.empty() ? "nothing" : text;
+}
+
 // What the recipe does, slot by slot, for people.
 [[nodiscard]] inline std::string explain(const Recipe& recipe) {
   const auto number = [](double value) {
@@ -185,10 +198,8 @@ inline constexpr std::array all = {rtn,
   text += "\n  cache        clip " + clip(recipe.kv_clip) + "\n";
   if (recipe.tuning.any()) {
     const Tuning& t = recipe.tuning;
-    text += "  tuning       branches of rank " + std::to_string(t.rank) +
-            (t.clips ? ", clips" : "") + (t.norm_gains ? ", norm gains" : "") + ": " +
-            std::to_string(t.block_steps) + " steps a block, " +
-            std::to_string(t.end_to_end_steps) + " end to end\n";
+    text += "  tuning       " + learned(t) + ": " + std::to_string(t.block_steps) +
+            " steps a block, " + std::to_string(t.end_to_end_steps) + " end to end\n";
   }
   return text;
 }

@@ -71,6 +71,11 @@ template <class T = float>
     const llama::AnyLinear& linear = block.*llama::named_linears[i].linear;
     s.linears[i].weights = detail::float_weights(linear, pool);
     s.linears[i].bias = linear.bias();
+    if (linear.packed() != nullptr) {
+      s.linears[i].codes =
+          tune::RowRounding{.format = linear.packed()->format(),
+                            .keepers = linear.keepers() == nullptr ? 0 : linear.keepers()->cols()};
+    }
     if (const llama::Branch* branch = linear.branch()) {
       s.linears[i].a = llama::as_matrix(branch->a, pool);
       s.linears[i].b = llama::as_matrix(branch->b, pool);
@@ -108,19 +113,30 @@ void begin_with(tune::SimulatedCache<T>& cache, const PromptCache& prompt, int l
   copy(prompt.keys(layer), cache.prompt_keys), copy(prompt.values(layer), cache.prompt_values);
 }
 
-// Writes what was learned into the block: branches in f16, clips, norms, the cache's clips.
+// Writes what was learned into the block: scales, branches in f16, clips, norms, the cache's clips.
+// Errors: not_finite (a scale), out_of_memory.
 template <class T>
-void take_back(const tune::SimulatedBlock<T>& tuned, Block& block, std::vector<KvEntry>& kv) {
+[[nodiscard]] Result<void> take_back(const tune::SimulatedBlock<T>& tuned, Block& block,
+                                     std::vector<KvEntry>& kv) {
   for (std::size_t i = 0; i < tuned.linears.size(); ++i) {
     const tune::SimulatedLinear<T>& from = tuned.linears[i];
+    llama::AnyLinear& linear = block.*llama::named_linears[i].linear;
+    if (from.log_scale.rows() > 0) {
+      Matrix<float> factors(from.out(), from.log_scale.cols());
+      for (int r = 0; r < factors.rows(); ++r) {
+        for (int g = 0; g < factors.cols(); ++g) factors(r, g) = std::exp(from.log_scale(r, g));
+      }
+      auto weights = rescaled(*linear.packed(), factors.ref());
+      if (!weights) return weights.error();
+      linear.set_packed(std::move(weights).value());
+    }
     if (from.rank() == 0) continue;
     Matrix<float> b = from.b.clone();
     for (int r = 0; r < b.rows(); ++r) {
       for (float& v : b.row(r)) v *= from.kappa;
     }
-    (block.*llama::named_linears[i].linear)
-        .set_branch({llama::as_half(llama::dense_tensor(from.a.clone())),
-                     llama::as_half(llama::dense_tensor(std::move(b)))});
+    linear.set_branch({llama::as_half(llama::dense_tensor(from.a.clone())),
+                       llama::as_half(llama::dense_tensor(std::move(b)))});
   }
   for (std::size_t i = 0; i < tuned.inputs.size(); ++i) {
     auto& form = block.inputs.*llama::named_inputs[i].input;
@@ -134,6 +150,7 @@ void take_back(const tune::SimulatedBlock<T>& tuned, Block& block, std::vector<K
     entry.value_clip = {tune::logistic(tuned.cache.value_high),
                         tune::logistic(tuned.cache.value_low)};
   }
+  return {};
 }
 
 }  // namespace bisup

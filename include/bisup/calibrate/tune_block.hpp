@@ -22,6 +22,7 @@
 #include <bisup/tune/block_tuner.hpp>
 #include <bisup/tune/parameter_group.hpp>
 #include <bisup/tune/rope_angles.hpp>
+#include <bisup/tune/weight_scales.hpp>
 
 namespace bisup {
 
@@ -83,24 +84,40 @@ struct TuningStreams {
   int crops;              // of which so many are learned from; the others are held out
 };
 
+// The first tokens of all crops, in memory. Of the held-out ones four are enough to tell one step's
+// parameters from another's; whether the block as it will run is kept is judged on all.
+template <class T>
+struct TuningData {
+  std::vector<Matrix<T>> x, z, held_x, held_z;
+  std::vector<tune::TuningSample<T>> training, held_out;
+
+  TuningData(const TuningStreams& s, int length)
+      : x(detail::beginnings(s.inputs, 0, s.crops, length)),
+        z(detail::beginnings(s.targets, 0, s.crops, length)),
+        held_x(detail::beginnings(s.inputs, s.crops, last_held_out(s), length)),
+        held_z(detail::beginnings(s.targets, s.crops, last_held_out(s), length)),
+        training(detail::tuning_samples(x, z)),
+        held_out(detail::tuning_samples(held_x, held_z)) {}
+
+ private:
+  [[nodiscard]] static int last_held_out(const TuningStreams& s) {
+    return std::min(s.crops + 4, s.inputs.samples());
+  }
+};
+
 // Tunes in place. The best on held-out crops stays, the start included.
 template <class T>
 tune::PhaseReport tune_block(tune::SimulatedBlock<T>& block, const llama::Config& config,
                              const TuningStreams& streams, const Tuning& tuning, std::uint64_t seed,
                              ThreadPool& pool) {
-  const int all = streams.inputs.samples();
-  const auto x = detail::beginnings(streams.inputs, 0, streams.crops, tuning.length);
-  const auto z = detail::beginnings(streams.targets, 0, streams.crops, tuning.length);
-  const auto held_x = detail::beginnings(streams.inputs, streams.crops, all, tuning.length);
-  const auto held_z = detail::beginnings(streams.targets, streams.crops, all, tuning.length);
-  const auto training = detail::tuning_samples(x, z),
-             held_out = detail::tuning_samples(held_x, held_z);
+  const TuningData<T> data(streams, tuning.length);
   const int prompt = block.cache.prompt();
   const tune::RopeAngleTable<T> angles(config, prompt, tuning.length);
   tune::BlockTunerOptions options;
   options.phase.steps = tuning.block_steps, options.seed = seed;
   options.loss.skipped.first = prompt == 0;
-  tune::BlockTuner<T> tuner(block, angles.view(), training, held_out, options, pool);
+  if (tuning.scales) tune::begin_scales(block);
+  tune::BlockTuner<T> tuner(block, angles.view(), data.training, data.held_out, options, pool);
   std::vector<tune::ParameterGroup<T>> groups;
   if (tuning.rank > 0)
     groups.push_back(tune::low_rank(block, tuner.gradient(), tuning.branch_rate));
@@ -108,6 +125,8 @@ tune::PhaseReport tune_block(tune::SimulatedBlock<T>& block, const llama::Config
     groups.push_back(tune::activation_clips(block, tuner.gradient(), tuning.clip_rate));
     groups.push_back(tune::cache_clips(block, tuner.gradient(), tuning.clip_rate));
   }
+  if (tuning.scales)
+    groups.push_back(tune::weight_scales(block, tuner.gradient(), tuning.scale_rate, pool));
   if (tuning.norm_gains)
     groups.push_back(tune::norm_gains(block, tuner.gradient(), tuning.gain_rate));
   return tuner.run_phase(std::span<const tune::ParameterGroup<T>>(groups));

@@ -16,6 +16,7 @@
 #include <bisup/calibrate/stream.hpp>
 #include <bisup/calibrate/tune_block.hpp>
 #include <bisup/calibrate/tuning.hpp>
+#include <bisup/core/result.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/llama/model.hpp>
 #include <bisup/ops/rms_norm.hpp>
@@ -41,11 +42,13 @@ namespace detail {
 }  // namespace detail
 
 // exact: the float stream behind the last block; gain: the float model's final norm in the model's
-// basis. progress(step, steps) returns false to stop; what was best so far stays.
+// basis. progress(step, steps) returns false to stop; what was best so far stays. Errors:
+// not_finite (a learned scale), out_of_memory.
 template <class T = float>
-tune::PhaseReport tune_model(llama::Model& model, const Samples& samples, const Stream& exact,
-                             const Tuning& tuning, std::uint64_t seed, ThreadPool& pool,
-                             const std::function<bool(int, int)>& progress = {}) {
+Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples,
+                                     const Stream& exact, const Tuning& tuning, std::uint64_t seed,
+                                     ThreadPool& pool,
+                                     const std::function<bool(int, int)>& progress = {}) {
   const int crops = static_cast<int>(samples.crops.size());
   auto teacher = detail::beginnings(exact, 0, exact.samples(), tuning.length);
   std::vector<Matrix<float>> inputs;
@@ -65,6 +68,7 @@ tune::PhaseReport tune_model(llama::Model& model, const Samples& samples, const 
                                   model.block_shape(), model.kv.entry(layer, 0, heads), model.kv,
                                   pool));
     begin_with(blocks.back().cache, model.prompt, layer);
+    if (tuning.scales) tune::begin_scales(blocks.back());
   }
   const Matrix<float> head = detail::float_weights(model.head, pool);
   const tune::RopeAngleTable<T> angles(model.config, model.prompt.tokens(), tuning.length);
@@ -73,7 +77,8 @@ tune::PhaseReport tune_model(llama::Model& model, const Samples& samples, const 
   options.keep_activations = true;
   options.rates = {.low_rank = tuning.rank > 0 ? tuning.end_to_end_branch_rate : 0,
                    .clips = tuning.clips ? tuning.clip_rate : 0,
-                   .norm_gains = tuning.norm_gains ? tuning.gain_rate : 0};
+                   .norm_gains = tuning.norm_gains ? tuning.gain_rate : 0,
+                   .scales = tuning.scales ? tuning.scale_rate : 0};
   tune::EndToEnd<T> tuner(blocks, angles.view(), model.final_norm,
                           tune::LogitLoss<T>(head.ref(), head.ref()), training, held_out, options,
                           pool);
@@ -84,8 +89,11 @@ tune::PhaseReport tune_model(llama::Model& model, const Samples& samples, const 
     const auto first = model.kv.table.begin() + static_cast<std::ptrdiff_t>(layer * heads);
     std::vector<KvEntry> kv;
     if (!model.kv.table.empty()) kv.assign(first, first + heads);
-    take_back(blocks[static_cast<std::size_t>(layer)],
-              model.blocks[static_cast<std::size_t>(layer)], kv);
+    if (auto taken = take_back(blocks[static_cast<std::size_t>(layer)],
+                               model.blocks[static_cast<std::size_t>(layer)], kv);
+        !taken) {
+      return taken.error();
+    }
     if (!model.kv.table.empty()) std::copy(kv.begin(), kv.end(), first);
   }
   return report;

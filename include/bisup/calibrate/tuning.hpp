@@ -16,9 +16,12 @@ struct Tuning {
   int length = 512;     // first tokens of each crop that are tuned on
   int block_steps = 0;  // for each block, one crop a step
   int end_to_end_steps = 0;
-  bool clips = true, norm_gains = true;  // learned, beside the branches
+  // Learned, beside the branches: clips of activations and cache, scales of weights, norms.
+  bool clips = true, scales = true, norm_gains = true;
+  bool smoothing = false;  // learned before the block is rounded, as many steps again
   // Of AdamW, in both stages.
-  double branch_rate = 1e-3, end_to_end_branch_rate = 5e-4, clip_rate = 2e-3, gain_rate = 5e-4;
+  double branch_rate = 1e-3, end_to_end_branch_rate = 5e-4, clip_rate = 2e-3, scale_rate = 1e-3,
+         gain_rate = 5e-4, smoothing_rate = 2e-2;
 
   friend bool operator==(const Tuning&, const Tuning&) = default;
   [[nodiscard]] bool any() const { return block_steps > 0 || end_to_end_steps > 0; }

@@ -44,6 +44,7 @@ namespace bisup::io {
           {"held_out_loss", report.held_out_loss},
           {"key_clip", report.key_clip},
           {"value_clip", report.value_clip},
+          {"smoothing_gain", report.smoothing_gain},
           {"tuning_gain", report.tuning_gain},
           {"inputs", inputs},
           {"linears", linears},
@@ -66,6 +67,7 @@ namespace bisup::io {
           {"clips", clips},
           {"key_clip", report.key_clip},
           {"value_clip", report.value_clip},
+          {"smoothing_gain", report.smoothing_gain},
           {"tuning_gain", report.tuning_gain},
           {"errors", errors},
           {"damping", damping},
@@ -91,6 +93,7 @@ namespace bisup::io {
   report.loss = fields.number("loss", nan);
   report.held_out_loss = fields.number("held_out_loss", nan);
   report.key_clip = number(fields, "key_clip"), report.value_clip = number(fields, "value_clip");
+  report.smoothing_gain = fields.number("smoothing_gain", nan);
   report.tuning_gain = fields.number("tuning_gain", nan);
   report.seconds = fields.number("seconds", nan);
   const Json* inputs = fields.find("inputs");

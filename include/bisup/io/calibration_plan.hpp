@@ -42,18 +42,23 @@ namespace detail {
 
 // Both by name, so that a new field that is not written down does not compile.
 [[nodiscard]] inline Json describe(const Tuning& tuning) {
-  const auto& [rank, length, block_steps, end_to_end_steps, clips, norm_gains, branch_rate,
-               end_to_end_branch_rate, clip_rate, gain_rate] = tuning;
+  const auto& [rank, length, block_steps, end_to_end_steps, clips, scales, norm_gains, smoothing,
+               branch_rate, end_to_end_branch_rate, clip_rate, scale_rate, gain_rate,
+               smoothing_rate] = tuning;
   return {{"rank", rank},
           {"length", length},
           {"block_steps", block_steps},
           {"end_to_end_steps", end_to_end_steps},
           {"clips", clips},
+          {"scales", scales},
           {"norm_gains", norm_gains},
+          {"smoothing", smoothing},
           {"branch_rate", branch_rate},
           {"end_to_end_branch_rate", end_to_end_branch_rate},
           {"clip_rate", clip_rate},
-          {"gain_rate", gain_rate}};
+          {"scale_rate", scale_rate},
+          {"gain_rate", gain_rate},
+          {"smoothing_rate", smoothing_rate}};
 }
 
 [[nodiscard]] inline Json describe(const Recipe& recipe) {

@@ -118,6 +118,12 @@ class AnyLinear {
     if (branch_) branch_->apply(x, y, pool);
     add_bias(bias_, y);
   }
+  // The same codes with other scales.
+  void set_packed(AnyPackedTensor weights) {
+    BISUP_EXPECTS(packed() != nullptr && packed()->rows() == weights.rows() &&
+                  packed()->cols() == weights.cols());
+    weights_ = std::move(weights);
+  }
   void set_branch(Branch branch) {
     BISUP_EXPECTS(cols(branch.a) == in() && rows(branch.b) == out() &&
                   rows(branch.a) == cols(branch.b));

@@ -4,12 +4,17 @@
 // What holds packed weights whose format is known only at run time? AnyPackedTensor: panel16, the
 // format as a field, memory shared with whatever owns it (a buffer, or a mapped artefact).
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include <bisup/core/contract.hpp>
+#include <bisup/core/matrix.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/pack/packed_tensor.hpp>
 #include <bisup/pack/packed_view.hpp>
@@ -42,6 +47,33 @@ class AnyPackedTensor {
   PackedPanels panels_;
   std::shared_ptr<const void> owner_;
 };
+
+// The same codes with each scale times its factor, rounded to the scale's type. factors: [rows,
+// groups]. Errors: not_finite (a scale that is NaN or too large for its type), out_of_memory.
+[[nodiscard]] inline Result<AnyPackedTensor> rescaled(const AnyPackedTensor& tensor,
+                                                      MatrixRef<const float> factors) {
+  const PackedShape& shape = tensor.shape();
+  BISUP_EXPECTS(factors.rows() == shape.rows && factors.cols() <= shape.groups());
+  auto buffer = PackedBuffer::allocate(shape);
+  if (!buffer) return buffer.error();
+  const PackedPanels& from = tensor.panels();
+  std::copy_n(from.codes, shape.code_bytes(), buffer->codes());
+  std::memcpy(buffer->scales(), from.scales,
+              shape.scale_count() * static_cast<std::size_t>(bytes_of(shape.format.scale)));
+  if (shape.format.affine()) std::copy_n(from.zeros, shape.scale_count(), buffer->zeros());
+  const PackedPanels made(buffer->codes(), buffer->scales(), buffer->zeros(), shape);
+  for (int r = 0; r < factors.rows(); ++r) {
+    for (int g = 0; g < factors.cols(); ++g) {
+      detail::store_scale(shape.format, buffer->scales(), shape.scale_index(r, g),
+                          from.scale(r, g) * factors(r, g));
+      if (!std::isfinite(made.scale(r, g))) {
+        return Error{Errc::not_finite, "the scale of row " + std::to_string(r) + ", group " +
+                                           std::to_string(g) + " is NaN or too large for its type"};
+      }
+    }
+  }
+  return AnyPackedTensor(shape, std::move(buffer).value());
+}
 
 // Calls visit.template operator()<Bits>() with the format's bits as a constant.
 template <class Visit>

@@ -17,6 +17,18 @@
 
 namespace bisup {
 
+namespace detail {
+
+inline void store_scale(const Format& format, void* scales, std::size_t i, float scale) {
+  switch (format.scale) {
+    case Scale::f16: static_cast<Half*>(scales)[i] = to_half(scale); return;
+    case Scale::bf16: static_cast<BFloat16*>(scales)[i] = to_bfloat16(scale); return;
+    case Scale::f32: static_cast<float*>(scales)[i] = scale; return;
+  }
+}
+
+}  // namespace detail
+
 // One allocation for codes, scales and zero points, each at a cache line.
 class PackedBuffer {
  public:

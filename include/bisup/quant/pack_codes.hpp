@@ -25,14 +25,6 @@ namespace bisup {
 
 namespace detail {
 
-inline void store_scale(const Format& format, void* scales, std::size_t i, float scale) {
-  switch (format.scale) {
-    case Scale::f16: static_cast<Half*>(scales)[i] = to_half(scale); return;
-    case Scale::bf16: static_cast<BFloat16*>(scales)[i] = to_bfloat16(scale); return;
-    case Scale::f32: static_cast<float*>(scales)[i] = scale; return;
-  }
-}
-
 // Packs the rows of one row tile; round(row, group, codes) fills the codes of a group and returns
 // its parameters, or nothing to refuse. Padding columns get the code of zero, padding rows repeat
 // scale 1. Returns whether nothing was refused and no scale overflows its type.

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How are all blocks tuned together? KL of the quantized model's logits against the float model's,
-// over branches, clips of inputs and cache, and norm gains: this is where most of what tuning can
-// give comes from. Only the blocks' inputs are kept on the way up; each block is run again on the
-// way down.
+// over weight scales, branches, clips of inputs and cache, and norm gains: this is where most of
+// what tuning can give comes from. Only the blocks' inputs are kept on the way up; each block is
+// run again on the way down.
 
 #include <cmath>
 #include <cstddef>
@@ -24,6 +24,7 @@
 #include <bisup/tune/phase.hpp>
 #include <bisup/tune/rope_angles.hpp>
 #include <bisup/tune/simulated_block.hpp>
+#include <bisup/tune/weight_scales.hpp>
 
 namespace bisup::tune {
 
@@ -35,7 +36,7 @@ struct TextSample {
 };
 
 struct EndToEndRates {
-  double low_rank = 5e-4, clips = 2e-3, norm_gains = 5e-4;  // 0: not learned
+  double low_rank = 5e-4, clips = 2e-3, norm_gains = 5e-4, scales = 0;  // 0: not learned
 };
 
 struct EndToEndOptions {
@@ -50,7 +51,8 @@ struct EndToEndOptions {
 template <class T>
 class EndToEnd {
  public:
-  // Blocks are changed in place; their weights stay as they are. final_norm: [hidden].
+  // Blocks are changed in place; their weights stay as they are, but for learned scales.
+  // final_norm: [hidden].
   EndToEnd(std::span<SimulatedBlock<T>> blocks, const RopeAngles<T>& angles,
            std::span<T> final_norm, LogitLoss<T> loss, std::span<const TextSample<T>> training,
            std::span<const TextSample<T>> held_out, const EndToEndOptions& options,
@@ -79,6 +81,8 @@ class EndToEnd {
     std::vector<ParameterGroup<T>> all;
     const EndToEndRates& rates = options_.rates;
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      if (rates.scales > 0)
+        all.push_back(weight_scales(blocks_[i], gradients_[i], rates.scales, pool_));
       if (rates.low_rank > 0) all.push_back(low_rank(blocks_[i], gradients_[i], rates.low_rank));
       if (rates.clips > 0) {
         all.push_back(activation_clips(blocks_[i], gradients_[i], rates.clips));
@@ -112,10 +116,13 @@ class EndToEnd {
   PhaseReport run_phase(std::span<const ParameterGroup<T>> groups,
                         std::function<bool(int, int)> progress = {}) {
     const Wanted wanted = wanted_by(groups);
-    BISUP_EXPECTS(!wanted.weights());
+    BISUP_EXPECTS(!wanted.weight_clips && !wanted.smoothing);
     PhaseWork work;
     work.learn = [&](int step) { return learn(step, wanted); };
     work.held_out = [&] { return held_out_loss(); };
+    work.changed = [&](bool weights) {
+      for (std::size_t i = 0; i < blocks_.size() && weights; ++i) refresh(blocks_[i], pool_);
+    };
     work.progress = std::move(progress);
     return tune::run_phase<T>(groups, options_.phase, work);
   }

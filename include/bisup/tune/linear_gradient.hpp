@@ -12,6 +12,7 @@
 
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/thread_pool.hpp>
+#include <bisup/ops/dot.hpp>
 #include <bisup/tune/arithmetic.hpp>
 #include <bisup/tune/simulated_block.hpp>
 #include <bisup/tune/straight_through.hpp>
@@ -21,17 +22,17 @@ namespace bisup::tune {
 // What the caller learns: only what these need is computed.
 struct Wanted {
   bool weight_clips = false, smoothing = false, low_rank = false, activation_clips = false,
-       cache_clips = false, norm_gains = false;
+       cache_clips = false, norm_gains = false, weight_scales = false;
   bool input = false;  // the gradient of what enters the block
 
   // The gradient of the weights is needed, formed, used and forgotten, linear by linear.
-  [[nodiscard]] bool weights() const noexcept { return weight_clips || smoothing; }
+  [[nodiscard]] bool weights() const noexcept { return weight_clips || smoothing || weight_scales; }
 };
 
 // Gradients of a linear's numbers; rows and columns are those of the logarithms of its factors.
 template <class T>
 struct LinearGradient {
-  Matrix<T> clip_high, clip_low, a, b;
+  Matrix<T> clip_high, clip_low, a, b, log_scale;
   std::vector<T> rows, columns;
 };
 
@@ -157,7 +158,21 @@ void apply(const SimulatedLinear<T>& linear, const PreparedInput<T>& x, bool bra
 
 namespace detail {
 
-// dW^ = dy^T x^, through the rounding, to clips and to the logarithms of the factors.
+// The gradient of the logarithms of a row's scales: each group's inner product of the weights with
+// their gradient.
+template <class T>
+void log_scale_gradient(const RowRounding& codes, std::span<const T> weights,
+                        std::span<const T> gradient, std::span<T> into) {
+  for (std::size_t g = 0; g < into.size(); ++g) {
+    const auto [begin, end] = codes.group(static_cast<int>(g), static_cast<int>(weights.size()));
+    const auto first = static_cast<std::size_t>(begin),
+               count = static_cast<std::size_t>(end - begin);
+    into[g] +=
+        static_cast<T>(dot<T>(weights.subspan(first, count), gradient.subspan(first, count)));
+  }
+}
+
+// dW^ = dy^T x^, through the rounding, to clips and to the logarithms of scales and factors.
 template <class T>
 void weight_gradient(const SimulatedLinear<T>& linear, const PreparedInput<T>& x,
                      MatrixRef<const T> dy, const Wanted& wanted, LinearGradient<T>& gradient,
@@ -169,6 +184,8 @@ void weight_gradient(const SimulatedLinear<T>& linear, const PreparedInput<T>& x
     row.resize(static_cast<std::size_t>(linear.in()));
     smoothed_row(linear, r, std::span<T>(row));
     const auto d = dw.row(r);
+    if (wanted.weight_scales && linear.codes && gradient.log_scale.rows() > 0)
+      log_scale_gradient<T>(*linear.codes, row, d, gradient.log_scale.row(r));
     if (linear.rounding) {
       clip_shares(linear.clip_high, r, high), clip_shares(linear.clip_low, r, low);
       dhigh.assign(high.size(), T(0)), dlow.assign(low.size(), T(0));
@@ -250,7 +267,7 @@ void input_gradient(const SimulatedInput<T>& input, const PreparedInput<T>& x,
   };
   for (std::size_t i = 0; i < readers.size(); ++i) {
     const auto& [linear, projected, dy, gradient] = readers[i];
-    if (wanted.weights() && linear->is_derived()) {
+    if (wanted.weights() && (linear->is_derived() || linear->codes)) {
       detail::weight_gradient(*linear, x, dy, wanted, *gradient, s.dw, pool);
     }
     if (inwards) {

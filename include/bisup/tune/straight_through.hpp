@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <span>
+#include <utility>
 
 #include <bisup/core/contract.hpp>
 #include <bisup/core/format.hpp>
@@ -27,6 +28,11 @@ struct RowRounding {
   friend bool operator==(const RowRounding&, const RowRounding&) = default;
 
   [[nodiscard]] int groups(int cols) const { return format.groups_per_row(cols - keepers); }
+  // Group g of a row of so many columns: its first column, and one past its last.
+  [[nodiscard]] std::pair<int, int> group(int g, int cols) const {
+    const int body = cols - keepers, size = format.group == 0 ? body : format.group;
+    return {g * size, std::min(body, (g + 1) * size)};
+  }
   [[nodiscard]] Format keeper_format() const {
     return {.bits = 8, .group = 0, .scale = format.scale};
   }

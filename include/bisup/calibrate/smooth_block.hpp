@@ -1,0 +1,195 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How does a float block learn what to smooth? Its weights are rounded to nearest while the scales
+// of tune/soft_smoothing.hpp are learned at every site where they can be merged exactly; then they
+// are, and whatever rounds the block next finds an easier one. Weights cannot be smoothed any more
+// once they are codes.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <bisup/calibrate/basis.hpp>
+#include <bisup/calibrate/block_report.hpp>
+#include <bisup/calibrate/simulated.hpp>
+#include <bisup/calibrate/transform_block.hpp>
+#include <bisup/calibrate/tune_block.hpp>
+#include <bisup/calibrate/tuning.hpp>
+#include <bisup/core/format.hpp>
+#include <bisup/core/thread_pool.hpp>
+#include <bisup/quant/clip_search.hpp>
+#include <bisup/transform/smoothing_scales.hpp>
+#include <bisup/tune/block_tuner.hpp>
+#include <bisup/tune/soft_smoothing.hpp>
+
+namespace bisup {
+
+// What is to be smoothed: in its basis, its channels in order.
+struct SmoothingStart {
+  const BasisBlock& block;
+  const SitePower& power;     // of the prepared inputs
+  Format format;              // of its weights
+  const BlockReport& report;  // of which inputs[].largest_after and keepers are read
+};
+
+struct SmoothedBlock {
+  BasisBlock block;
+  SitePower power, largest;  // of the prepared inputs: E[x^2], max |x|
+};
+
+namespace detail {
+
+// Weights, smoothed as they are now, are rounded to nearest, each group as far clipped as costs
+// least on what it reads.
+template <class T>
+void round_weights(tune::SimulatedBlock<T>& block, const SmoothingStart& start, ThreadPool& pool) {
+  for (std::size_t i = 0; i < block.linears.size(); ++i) {
+    auto& linear = block.linears[i];
+    const auto site = static_cast<std::size_t>(tune::input_of[i]);
+    const tune::RowRounding rounding{.format = start.format,
+                                     .keepers = start.report.inputs[site].keepers};
+    linear.rounding = rounding;
+    if (start.format.affine()) continue;
+    linear.clip_high.resize(linear.out(), rounding.groups(linear.in()));
+    std::vector<float> power = start.power[site];
+    for (std::size_t j = 0; j < linear.column_factor.size(); ++j)
+      power[j] /= linear.column_factor[j] * linear.column_factor[j];
+    pool.parallel_for(linear.out(), [&](int r, int) {
+      static thread_local std::vector<T> row;
+      row.resize(static_cast<std::size_t>(linear.in()));
+      tune::smoothed_row(linear, r, std::span<T>(row));
+      for (int g = 0; g < linear.clip_high.cols(); ++g) {
+        const auto [begin, end] = rounding.group(g, linear.in());
+        const auto first = static_cast<std::size_t>(begin),
+                   count = static_cast<std::size_t>(end - begin);
+        const std::span<const T> x(&row[first], count);
+        float largest = smallest_range;
+        for (const float w : x) largest = std::max(largest, std::fabs(w));
+        const float scale =
+            ClipSearch{}
+                .search(start.format, x, std::span<const float>(power).subspan(first, count))
+                .scale;
+        const float share = scale * static_cast<float>(start.format.highest()) / largest;
+        linear.clip_high(r, g) = clip_logit(std::clamp(share, 0.05f, 1.0f), start.format.bits);
+      }
+    });
+  }
+  refresh(block, pool);
+}
+
+// ln of the outliers' scales at a site whose last use is that of the columns of `input`'s readers.
+template <class T>
+[[nodiscard]] std::vector<T> site_prior(const tune::SimulatedBlock<T>& block,
+                                        const std::vector<tune::SmoothingUse<T>>& uses,
+                                        tune::InputOf input, const std::vector<float>& largest) {
+  const std::vector<int>& channels = uses.back().channels;
+  const auto count = static_cast<std::size_t>(*std::ranges::max_element(channels) + 1);
+  std::vector<T> inputs(count), weights(count);
+  for (std::size_t j = 0; j < channels.size(); ++j) {
+    const auto c = static_cast<std::size_t>(channels[j]);
+    inputs[c] = std::max(inputs[c], static_cast<T>(largest[j]));
+    for (std::size_t i = 0; i < block.linears.size(); ++i) {
+      if (tune::input_of[i] != input) continue;
+      const auto& w = block.linears[i].weights;
+      for (int r = 0; r < w.rows(); ++r)
+        weights[c] = std::max(weights[c], std::fabs(w(r, static_cast<int>(j))));
+    }
+  }
+  constexpr T alpha = static_cast<T>(0.5);
+  return smoothing_prior<T>(inputs, weights, alpha);
+}
+
+}  // namespace detail
+
+// `block`: the start in floats, inputs and cache as they are rounded. None, if nothing that was
+// learned is better on held-out crops than no smoothing.
+template <class T>
+[[nodiscard]] std::optional<SmoothedBlock> smooth_block(tune::SimulatedBlock<T> block,
+                                                        const SmoothingStart& start,
+                                                        const llama::Config& config,
+                                                        const TuningStreams& streams,
+                                                        const Tuning& tuning, ThreadPool& pool) {
+  detail::round_weights(block, start, pool);
+  const TuningData<T> data(streams, tuning.length);
+  const int prompt = block.cache.prompt();
+  const tune::RopeAngleTable<T> angles(config, prompt, tuning.length);
+  tune::BlockTunerOptions options;
+  options.phase.steps = tuning.block_steps;
+  options.loss.skipped.first = prompt == 0;
+  tune::BlockTuner<T> tuner(block, angles.view(), data.training, data.held_out, options, pool);
+  const double plain = tuner.held_out_loss();
+
+  std::deque<tune::SoftSmoothing<T>> sites;  // whose groups point into them
+  const auto add = [&](std::vector<tune::SmoothingUse<T>> uses, std::vector<T> prior, int fixed) {
+    sites.emplace_back(std::move(prior), std::move(uses), T(1), fixed);
+  };
+  const auto add_readers = [&](std::vector<tune::SmoothingUse<T>> uses, tune::InputOf input,
+                               bool keepers_fixed) {
+    const InputReport& of = start.report.inputs[static_cast<std::size_t>(input)];
+    auto prior = detail::site_prior(block, uses, input, of.largest_after);
+    add(std::move(uses), std::move(prior), keepers_fixed ? of.keepers : 0);
+  };
+  auto& gradient = tuner.gradient();
+  for (const tune::InputOf norm : {tune::attention_input, tune::mlp_input})
+    add_readers(tune::norm_site(block, gradient, norm), norm, true);
+  if (!block.inputs[tune::down_input].rotation)
+    add_readers(tune::up_site(block, gradient), tune::down_input, true);
+  // A stored prompt is the float model's, unsmoothed.
+  if (prompt == 0) {
+    if (!block.inputs[tune::output_input].rotation)
+      add_readers(tune::value_site(block, gradient), tune::output_input, false);
+    if (block.query_norm.weight.empty() && block.key_norm.weight.empty()) {
+      const auto pairs = static_cast<std::size_t>(config.kv_heads * config.head_dim / 2);
+      add(tune::key_site(block, gradient), std::vector<T>(pairs), 0);
+    }
+  }
+  // Scales start where the outliers say or at 1, whichever is better.
+  const auto begin_at = [&](T eta) {
+    for (auto& site : sites) site.eta() = eta, site.spread();
+    detail::round_weights(block, start, pool);
+    return tuner.held_out_loss();
+  };
+  if (begin_at(1) >= plain) (void)begin_at(0);
+  std::vector<tune::ParameterGroup<T>> groups;
+  for (auto& site : sites) groups.push_back(site.group(tuning.smoothing_rate));
+  (void)tuner.run_phase(std::span<const tune::ParameterGroup<T>>(groups));
+  detail::round_weights(block, start, pool);  // other weights, other clips
+  if (!(tuner.held_out_loss() < plain)) return std::nullopt;
+
+  SmoothedBlock made;
+  made.block.inputs = start.block.inputs;
+  made.block.attention_gain = start.block.attention_gain;
+  made.block.mlp_gain = start.block.mlp_gain;
+  FloatBlock<float>& w = made.block.weights;
+  FloatLinear<float>* const into[] = {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down};
+  for (std::size_t i = 0; i < block.linears.size(); ++i) {
+    const auto& linear = block.linears[i];
+    *into[i] = {Matrix<float>(linear.out(), linear.in()), linear.bias};
+    for (int r = 0; r < linear.out(); ++r) {
+      tune::smoothed_row(linear, r, into[i]->weights.row(r));
+      if (!linear.bias.empty()) into[i]->bias[static_cast<std::size_t>(r)] *= linear.row_scale(r);
+    }
+  }
+  w.attention_norm = block.attention_norm.effective(), w.mlp_norm = block.mlp_norm.effective();
+  w.query_norm = block.query_norm.weight, w.key_norm = block.key_norm.weight;
+  for (std::size_t site = 0; site < 4; ++site) {
+    made.power[site] = start.power[site];
+    made.largest[site] = start.report.inputs[site].largest_after;
+    const auto reader =
+        static_cast<std::size_t>(std::ranges::find(tune::input_of, site) - tune::input_of.begin());
+    const auto& s = block.linears[reader].column_factor;
+    for (std::size_t j = 0; j < s.size(); ++j)
+      made.power[site][j] /= s[j] * s[j], made.largest[site][j] /= s[j];
+  }
+  return made;
+}
+
+}  // namespace bisup
