@@ -50,7 +50,7 @@ void change(Tuning& tuning, const RecipeOptions& options) {
     tuning.block_steps = numbers->block_steps;
     tuning.end_to_end_steps = numbers->end_to_end_steps;
   }
-  if (options.rank >= 0) tuning.rank = options.rank;
+  if (options.rank >= 0) tuning.rank = options.rank, tuning.branch_bits = 0;
   if (options.block_steps >= 0) tuning.block_steps = options.block_steps;
   if (options.end_to_end_steps >= 0) tuning.end_to_end_steps = options.end_to_end_steps;
   for (const auto& ingredient : ingredients) {
@@ -101,7 +101,10 @@ void add_recipe_options(CLI::App& sub, RecipeOptions& options) {
   sub.add_option("--preset", options.preset,
                  "how much bisup_* tune, and on how many samples: demo, fast, default, thorough")
       ->check(CLI::IsMember(presets));
-  sub.add_option("--rank", options.rank, "of the branches that bisup_* learn; 0: none")
+  sub.add_option("--rank", options.rank,
+                 "of the branches that bisup_* learn; 0: none (32 unless given, or what half a bit "
+                 "a weight "
+                 "allows)")
       ->check(CLI::Range(0, 4096));
   sub.add_option("--learn", options.learned,
                  "what bisup_* learn beside branches, and nothing else: clips (of activations and "

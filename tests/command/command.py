@@ -723,6 +723,24 @@ def test_resume():
             with open(os.path.join(work, "log.jsonl"), encoding="utf-8") as file:
                 check([json.loads(line)["layer"] for line in file] == [0, 1, 2, 3], "the log")
         check(len(seen) > 1, "every kill found the same number of blocks", seen)
+        # In the end-to-end stage, which is most of this run.
+        tuned = [word if word != "quarot" else "bisup_quarot" for word in CALIBRATE]
+        tuned += ["--rank", "2", "--block-steps", "1", "--end-to-end", "80", "-o", path]
+        start = time.monotonic()
+        check(run(*tuned).returncode == 0, "bisup_quarot")
+        tuned_took, tuned_whole, kept = time.monotonic() - start, content(path), 0
+        for kill in range(4):
+            shutil.rmtree(work, ignore_errors=True)
+            process = subprocess.Popen([BISUP, *tuned, "--work", work, "--resume"], stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL)
+            time.sleep((0.3 + 0.7 * chance.random()) * tuned_took)
+            process.kill()
+            process.wait(timeout=60)
+            kept += os.path.exists(os.path.join(work, "tuning-0004.safetensors"))
+            os.remove(path)
+            check(run(*tuned, "--work", work, "--resume").returncode == 0, "after a kill end to end")
+            check(content(path) == tuned_whole, "another artefact after a kill end to end")
+        check(kept > 0, "no kill found a state of the end-to-end stage")
         # A full disk, met in a block, in the streams and in the artefact.
         shutil.rmtree(work)
         for limit, part in ((100_000, "block-0000"), (300_000, "streams-0000"), (600_000, path)):

@@ -36,21 +36,26 @@ struct Run {
   Samples samples = few_samples();
   std::vector<int> prompt = {};
   int prompt_bits = 16;
+  int end_to_end_kept = 20;
 
   [[nodiscard]] io::Json plan() const {
-    return io::calibration_plan(io::describe(source()), Scheme::parse(scheme).value(), recipe, samples,
+    return io::calibration_plan(io::describe(source()), Scheme::parse(scheme).value(), recipe,
+                                samples,
                                 {.stream = stream, .prompt = prompt, .prompt_bits = prompt_bits});
   }
   [[nodiscard]] Result<io::BlockFiles> open(const fs::path& folder, bool resume) const {
     return io::BlockFiles::open(folder, source().config(), plan(), resume);
   }
-  // Stops behind `last` blocks.
+  // Stops behind `last` blocks, or behind `last_step` end-to-end steps.
   template <class B>
-  Result<Calibration> calibrate(B& store, int last = 99) const {
+  Result<Calibration> calibrate(B& store, int last = 99, int last_step = 99) const {
     CalibrateOptions options;
+    options.end_to_end_kept = end_to_end_kept;
+    options.end_to_end_progress = [last_step](int step, int) { return step < last_step; };
     options.stream = stream, options.prompt = prompt, options.prompt_bits = prompt_bits;
     options.progress = [last](const BlockReport& block, int) { return block.layer + 1 < last; };
-    return bisup::calibrate(source(), Scheme::parse(scheme).value(), recipe, samples, options, store);
+    return bisup::calibrate(source(), Scheme::parse(scheme).value(), recipe, samples, options,
+                            store);
   }
 };
 
@@ -67,7 +72,8 @@ std::string in_one_go(const Run& run, const ScratchFolder& folder) {
   return bytes_of(*done, folder);
 }
 
-std::string resumed(const Run& run, const fs::path& work, const ScratchFolder& folder, int expected) {
+std::string resumed(const Run& run, const fs::path& work, const ScratchFolder& folder,
+                    int expected) {
   auto files = run.open(work, true);
   if (!files) FAIL(files.error().describe());
   CHECK(files->finished() == expected);
@@ -86,18 +92,20 @@ void stopped(const Run& run, const fs::path& work, int last, bool resume = false
 std::vector<io::Json> log_lines(const ScratchFolder& folder) {
   std::istringstream text(folder.read("work/log.jsonl"));
   std::vector<io::Json> lines;
-  for (std::string line; std::getline(text, line);) lines.push_back(io::parse_json(line, "log").value());
+  for (std::string line; std::getline(text, line);)
+    lines.push_back(io::parse_json(line, "log").value());
   return lines;
 }
 
 TEST_CASE("a calibration stopped behind any block and taken up again ends with the same bits") {
   Recipe tuned = *find_recipe("bisup_atom");
   tuned.tuning = {.rank = 4, .length = 16, .block_steps = 2, .end_to_end_steps = 2};
-  for (const Run& run : {Run{recipes::quarot}, Run{recipes::atom, "W3A3KV3-g32-head8"},
-                         Run{recipes::smoothquant, "W8A8-g64-affine", DType::bf16},
-                         Run{recipes::gptq, "W16A8KV8-g32"}, Run{tuned, "W4A4KV4-g32"},
-                         Run{tuned, "W4A4KV4-g32", DType::f32, few_samples(), {5, 6, 7}},
-                         Run{recipes::quarot, "W3A3KV3-g32", DType::bf16, few_samples(), {9, 8, 7, 6}, 3}}) {
+  for (const Run& run :
+       {Run{recipes::quarot}, Run{recipes::atom, "W3A3KV3-g32-head8"},
+        Run{recipes::smoothquant, "W8A8-g64-affine", DType::bf16},
+        Run{recipes::gptq, "W16A8KV8-g32"}, Run{tuned, "W4A4KV4-g32"},
+        Run{tuned, "W4A4KV4-g32", DType::f32, few_samples(), {5, 6, 7}},
+        Run{recipes::quarot, "W3A3KV3-g32", DType::bf16, few_samples(), {9, 8, 7, 6}, 3}}) {
     INFO(run.recipe.name << " " << run.scheme);
     const ScratchFolder folder;
     const std::string whole = in_one_go(run, folder);
@@ -115,7 +123,36 @@ TEST_CASE("a calibration stopped behind any block and taken up again ends with t
   }
 }
 
-TEST_CASE("so does one that was killed between a block and its streams, or while a file was written") {
+TEST_CASE("so does one that was stopped in the end-to-end stage") {
+  Recipe tuned = *find_recipe("bisup_atom");
+  tuned.tuning = {.rank = 4, .length = 16, .block_steps = 1, .end_to_end_steps = 7};
+  Run run{tuned, "W4A4KV4-g32"};
+  run.end_to_end_kept = 2;
+  const ScratchFolder folder;
+  const std::string whole = in_one_go(run, folder);
+  for (const int last : {1, 2, 5}) {
+    const auto work = folder.path() / ("work" + std::to_string(last));
+    {
+      auto files = run.open(work, false).value();
+      CHECK(run.calibrate(files, 99, last).error().code == Errc::interrupted);
+    }
+    CHECK(fs::exists(work / "tuning-0004.safetensors") == (last > 2));
+    CHECK((resumed(run, work, folder, 4) == whole));
+  }
+  // A state that is damaged is not gone on with.
+  const auto state = folder.path() / "work5" / "tuning-0004.safetensors";
+  std::string bytes = folder.read("work5/tuning-0004.safetensors");
+  bytes[bytes.size() - 9] ^= 1;
+  folder.write("work5/tuning-0004.safetensors", bytes);
+  auto files = run.open(folder.path() / "work5", true).value();
+  const auto refused = run.calibrate(files);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == Errc::wrong_checksum);
+  CHECK(refused.error().describe().find(state.filename().string()) != std::string::npos);
+}
+
+TEST_CASE(
+    "so does one that was killed between a block and its streams, or while a file was written") {
   const Run run;
   const ScratchFolder folder;
   const std::string whole = in_one_go(run, folder);
@@ -176,7 +213,9 @@ std::string why(const Result<io::BlockFiles>& opened) {
   CHECK(opened.error().code == Errc::cannot_write);
   return opened.error().describe();
 }
-bool says(const std::string& text, const char* what) { return text.find(what) != std::string::npos; }
+bool says(const std::string& text, const char* what) {
+  return text.find(what) != std::string::npos;
+}
 
 TEST_CASE("a folder that is somebody's is refused, with what to do") {
   const Run run;
@@ -214,7 +253,8 @@ TEST_CASE("a folder that is somebody's is refused, with what to do") {
   CHECK(says(why(other.open(work, true)), "streams is \"f32\" there and \"bf16\" here"));
   other = Run{};
   other.prompt = {5, 6};
-  CHECK(says(why(other.open(work, true)), "prompt is null there and {\"bits\":16,\"ids\":[5,6]} here"));
+  CHECK(says(why(other.open(work, true)),
+             "prompt is null there and {\"bits\":16,\"ids\":[5,6]} here"));
   CHECK(run.open(work, true)->finished() == 1);
 }
 
@@ -238,7 +278,8 @@ TEST_CASE("a part that is truncated, altered, exchanged or gone is an error that
       CHECK(error.where == (work / name).string());
       return error.code;
     };
-    for (const std::size_t length : {std::size_t{0}, std::size_t{7}, std::size_t{300}, whole.size() / 2, whole.size() - 1}) {
+    for (const std::size_t length :
+         {std::size_t{0}, std::size_t{7}, std::size_t{300}, whole.size() / 2, whole.size() - 1}) {
       INFO(name << " of " << length << " bytes");
       const auto code = expect_refusal(whole.substr(0, length));
       CHECK((code == Errc::truncated || code == Errc::malformed));
@@ -247,7 +288,8 @@ TEST_CASE("a part that is truncated, altered, exchanged or gone is an error that
     for (int i = 0; i < 60; ++i) {
       std::string altered = whole;
       // Half of them in the header, which is a small part of the file.
-      const auto at = random.below(static_cast<std::uint32_t>(i % 2 == 0 ? altered.size() : std::size_t{2000}));
+      const auto at =
+          random.below(static_cast<std::uint32_t>(i % 2 == 0 ? altered.size() : std::size_t{2000}));
       altered[at] = static_cast<char>(altered[at] ^ 1 << random.below(8));
       INFO(name << ", byte " << at);
       const auto code = expect_refusal(altered);

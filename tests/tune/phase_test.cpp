@@ -127,4 +127,44 @@ TEST_CASE("penalties are part of the loss, and a caller may stop a phase") {
   CHECK(report.held_out.size() == 2);  // what was learned until then is judged too
 }
 
+TEST_CASE("a phase that is stopped at any state and begun again ends with the same bits") {
+  const PhaseOptions options{.steps = 23, .evaluations = 5};
+  // Step 9 is not finite, so that recoveries and forgotten means are part of states.
+  const auto run = [&](Bowl& bowl, const PhaseMemory<double>& memory) {
+    bowl.goal = {-1, 4};
+    PhaseWork work{[&](int step) {
+                     const double loss = bowl.learn();
+                     return step == 9 ? std::numeric_limits<double>::quiet_NaN() : loss;
+                   },
+                   [&] { return bowl.loss(); }};
+    return run_phase<double>({&bowl.group, 1}, options, work, memory);
+  };
+  std::vector<PhaseState<double>> states;
+  Bowl whole(0.3);
+  const auto report = run(whole, {.every = 3, .save = [&](const PhaseState<double>& state) {
+                                    states.push_back(state);
+                                    return true;
+                                  }});
+  REQUIRE(states.size() == 7);
+  for (const auto& state : states) {
+    Bowl again(0.3);
+    const auto rest = run(again, {.every = 3, .begun = &state});
+    CAPTURE(state.steps);
+    CHECK(again.x == whole.x);
+    CHECK(rest.training.size() == report.training.size());
+    CHECK(rest.held_out == report.held_out);
+    CHECK(rest.best == report.best);
+    CHECK(rest.best_step == report.best_step);
+    CHECK(rest.recoveries == 1);
+  }
+  Bowl stopped(0.3);
+  const auto first = run(stopped, {.every = 3, .save = [](const auto&) { return false; }});
+  CHECK(first.interrupted);
+  CHECK(first.training.size() == 3);
+  PhaseState<double> other = states[0];
+  other.values.push_back(0);
+  CHECK(belongs<double>(states[0], {&stopped.group, 1}));
+  CHECK_FALSE(belongs<double>(other, {&stopped.group, 1}));
+}
+
 }  // namespace

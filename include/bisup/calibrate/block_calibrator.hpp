@@ -294,8 +294,7 @@ class BlockCalibrator {
     auto block = simulated<T>(done.weights, shape(), entry, policy(), pool_);
     begin_with(block.cache, prompt_.stored, 0);
     if (recipe_.tuning.rank > 0) {
-      if (auto started =
-              start_branches<T>(block, floats.weights, power, recipe_.tuning.rank, pool_);
+      if (auto started = start_branches<T>(block, floats.weights, power, recipe_.tuning, pool_);
           !started) {
         return started;
       }

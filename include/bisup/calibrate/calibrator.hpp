@@ -33,13 +33,17 @@
 namespace bisup {
 
 // Where finished blocks are kept. finished() blocks can be loaded, together with the streams behind
-// the last of them; save() keeps a block and the streams behind it, whole or not at all.
+// the last of them; save() keeps a block and the streams behind it, whole or not at all. So is the
+// end-to-end stage kept in the middle of its steps: load() says whether there is such a state.
 template <class B>
-concept BlockStore = requires(B& store, int layer, const FinishedBlock& block, Streams& streams) {
+concept BlockStore = requires(B& store, int layer, const FinishedBlock& block, Streams& streams,
+                              tune::PhaseState<float>& state) {
   { store.finished() } -> std::convertible_to<int>;
   { store.load(layer) } -> std::same_as<Result<FinishedBlock>>;
   { store.load(streams) } -> std::same_as<Result<void>>;
   { store.save(layer, block, streams) } -> std::same_as<Result<void>>;
+  { store.load(state) } -> std::same_as<Result<bool>>;
+  { store.save(std::as_const(state)) } -> std::same_as<Result<void>>;
 };
 
 // Keeps nothing: a run in one go.
@@ -48,6 +52,8 @@ struct NoStore {
   [[nodiscard]] Result<FinishedBlock> load(int) const { return FinishedBlock{}; }
   [[nodiscard]] Result<void> load(Streams&) const { return {}; }
   [[nodiscard]] Result<void> save(int, const FinishedBlock&, const Streams&) const { return {}; }
+  [[nodiscard]] Result<bool> load(tune::PhaseState<float>&) const { return false; }
+  [[nodiscard]] Result<void> save(const tune::PhaseState<float>&) const { return {}; }
 };
 static_assert(BlockStore<NoStore>);
 
@@ -62,6 +68,7 @@ struct CalibrateOptions {
   std::function<bool(const BlockReport&, int)> progress =
       {};                                                  // a block, blocks in all; false: stop
   std::function<bool(int, int)> end_to_end_progress = {};  // steps done, in all
+  int end_to_end_kept = 20;  // steps from one state that the store gets to the next
 };
 
 struct Calibration {
@@ -215,8 +222,19 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
   if (recipe.tuning.end_to_end_steps == 0) streams->exact = Stream();
   if (auto done = detail::finish_model(source, *basis, model, pool); !done) return done.error();
   if (recipe.tuning.end_to_end_steps > 0) {
-    auto tuned = tune_model<>(model, samples, streams->exact, recipe.tuning, options.seed, pool,
-                              options.end_to_end_progress);
+    tune::PhaseState<float> begun;
+    const auto found = store.load(begun);
+    if (!found) return found.error();
+    Result<void> kept;
+    const auto save = [&](const tune::PhaseState<float>& state) {
+      kept = store.save(state);
+      return kept.has_value();
+    };
+    auto tuned = tune_model<>(
+        model, samples, streams->exact, recipe.tuning, options.seed, pool,
+        options.end_to_end_progress,
+        {.every = options.end_to_end_kept, .save = save, .begun = *found ? &begun : nullptr});
+    if (!kept) return kept.error();
     if (!tuned) return tuned.error();
     result.end_to_end = std::move(tuned).value();
     if (result.end_to_end.interrupted) return Error{Errc::interrupted, "stopped"};

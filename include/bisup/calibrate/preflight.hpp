@@ -90,7 +90,7 @@ struct BlockSizes {
     } else {
       bytes += sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
     }
-    const int rank = std::min({recipe.tuning.any() ? recipe.tuning.rank : 0, rows, cols});
+    const int rank = recipe.tuning.any() ? recipe.tuning.rank_of(cols, rows) : 0;
     bytes += 2 * static_cast<std::size_t>(rank) * static_cast<std::size_t>(rows + cols);  // f16
     if (bias) bytes += sizeof(float) * static_cast<std::size_t>(rows);
   }

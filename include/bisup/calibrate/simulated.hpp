@@ -75,6 +75,9 @@ template <class T = float>
       s.linears[i].codes =
           tune::RowRounding{.format = linear.packed()->format(),
                             .keepers = linear.keepers() == nullptr ? 0 : linear.keepers()->cols()};
+      s.linears[i].stored = [packed = *linear.packed()](MatrixRef<T> weights, ThreadPool& threads) {
+        dequantize(packed.panels(), 0, weights.cols(0, packed.cols()), threads);
+      };
     }
     if (const llama::Branch* branch = linear.branch()) {
       s.linears[i].a = llama::as_matrix(branch->a, pool);

@@ -60,8 +60,8 @@ template <class T>
 template <class T>
 [[nodiscard]] Result<void> start_branches(tune::SimulatedBlock<T>& block,
                                           const FloatBlock<T>& floats,
-                                          std::span<const std::vector<T>> power, int rank,
-                                          ThreadPool& pool) {
+                                          std::span<const std::vector<T>> power,
+                                          const Tuning& tuning, ThreadPool& pool) {
   const FloatLinear<T>* const from[] = {&floats.q,    &floats.k,  &floats.v,   &floats.o,
                                         &floats.gate, &floats.up, &floats.down};
   for (std::size_t i = 0; i < block.linears.size(); ++i) {
@@ -71,7 +71,7 @@ template <class T>
       for (int c = 0; c < error.cols(); ++c) error(r, c) -= linear.weights(r, c);
     }
     auto branch = weighted_svd(error.ref(), power[static_cast<std::size_t>(tune::input_of[i])],
-                               {.rank = std::min({rank, error.rows(), error.cols()})}, pool);
+                               {.rank = tuning.rank_of(error.cols(), error.rows())}, pool);
     if (!branch) return branch.error();
     linear.a = std::move(branch->a), linear.b = std::move(branch->b);
   }

@@ -43,12 +43,13 @@ namespace detail {
 
 // exact: the float stream behind the last block; gain: the float model's final norm in the model's
 // basis. progress(step, steps) returns false to stop; what was best so far stays. Errors:
-// not_finite (a learned scale), out_of_memory.
+// not_finite (a learned scale), out_of_memory, wrong_shape (a state of another model).
 template <class T = float>
 Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples,
                                      const Stream& exact, const Tuning& tuning, std::uint64_t seed,
                                      ThreadPool& pool,
-                                     const std::function<bool(int, int)>& progress = {}) {
+                                     const std::function<bool(int, int)>& progress = {},
+                                     const tune::PhaseMemory<T>& memory = {}) {
   const int crops = static_cast<int>(samples.crops.size());
   auto teacher = detail::beginnings(exact, 0, exact.samples(), tuning.length);
   std::vector<Matrix<float>> inputs;
@@ -83,8 +84,10 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
                           tune::LogitLoss<T>(head.ref(), head.ref()), training, held_out, options,
                           pool);
   const auto groups = tuner.groups();
-  tune::PhaseReport report =
-      tuner.run_phase(std::span<const tune::ParameterGroup<T>>(groups), progress);
+  const std::span<const tune::ParameterGroup<T>> all(groups);
+  if (memory.begun != nullptr && !tune::belongs(*memory.begun, all))
+    return Error{Errc::wrong_shape, "the tuning that was begun has other parameters"};
+  tune::PhaseReport report = tuner.run_phase(all, progress, memory);
   for (int layer = 0; layer < model.config.layers; ++layer) {
     const auto first = model.kv.table.begin() + static_cast<std::ptrdiff_t>(layer * heads);
     std::vector<KvEntry> kv;

@@ -5,6 +5,7 @@
 // stream, then all blocks together towards the float model's logits. Every ingredient has a switch;
 // a preset is one row of a table.
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string_view>
@@ -12,9 +13,10 @@
 namespace bisup {
 
 struct Tuning {
-  int rank = 0;         // of the branches beside all seven linears; 0: none
-  int length = 512;     // first tokens of each crop that are tuned on
-  int block_steps = 0;  // for each block, one crop a step
+  int rank = 0;            // of the branches beside all seven linears; 0: none
+  double branch_bits = 0;  // the most bits a weight that a branch may cost; 0: what its rank costs
+  int length = 512;        // first tokens of each crop that are tuned on
+  int block_steps = 0;     // for each block, one crop a step
   int end_to_end_steps = 0;
   // Learned, beside the branches: clips of activations and cache, scales of weights, norms.
   bool clips = true, scales = true, norm_gains = true;
@@ -25,6 +27,13 @@ struct Tuning {
 
   friend bool operator==(const Tuning&, const Tuning&) = default;
   [[nodiscard]] bool any() const { return block_steps > 0 || end_to_end_steps > 0; }
+  // Of the branch beside a linear: its factors are f16, [rank, in] and [out, rank].
+  [[nodiscard]] int rank_of(int in, int out) const {
+    const double of_one = 16.0 * (in + out) / (static_cast<double>(in) * out);  // bits a weight
+    const int most = std::min({rank, in, out});
+    if (branch_bits <= 0 || most * of_one <= branch_bits) return most;
+    return std::max(1, static_cast<int>(branch_bits / of_one));
+  }
 };
 
 struct Preset {

@@ -1,14 +1,16 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How does a calibration survive being stopped? BlockFiles keeps each finished block and the two
-// streams behind the last one in a working folder, every file whole or absent, so that a run can go
-// on behind the last pair of them and end with the same bits. log.jsonl has a line for each block.
+// How does a calibration survive being stopped? BlockFiles keeps each finished block, the two
+// streams behind the last one and the end-to-end stage's state in a working folder, every file
+// whole or absent, so that a run can go on behind the last of them and end with the same bits.
+// log.jsonl has a line for each block.
 
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -16,6 +18,7 @@
 #include <span>
 #include <string>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -47,6 +50,10 @@ class BlockFiles {
   [[nodiscard]] Result<void> load(Streams& streams) const;
   // Requires layer == finished(). Errors: cannot_write, naming the file.
   [[nodiscard]] Result<void> save(int layer, const FinishedBlock& block, const Streams& streams);
+
+  // The end-to-end stage in the middle; load() says whether it had begun. Errors: as above.
+  [[nodiscard]] Result<bool> load(tune::PhaseState<float>& state) const;
+  [[nodiscard]] Result<void> save(const tune::PhaseState<float>& state) const;
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return folder_.path(); }
 
@@ -216,6 +223,70 @@ inline Result<void> BlockFiles::save(int layer, const FinishedBlock& block,
   for (int before = 0; before < layer; ++before)
     std::filesystem::remove(file("streams", before), ignored);
   return log(block.report);
+}
+
+namespace detail {
+
+// The runs of numbers of a state, by name.
+template <class State, class Visit>
+void visit_numbers(State& state, Visit&& visit) {
+  visit("values", state.values), visit("best", state.best);
+  visit("first", state.first), visit("second", state.second);
+  visit("training", state.report.training), visit("held_out", state.report.held_out);
+}
+
+}  // namespace detail
+
+inline Result<void> BlockFiles::save(const tune::PhaseState<float>& state) const {
+  std::vector<Tensor> tensors;
+  const auto add = [&](const char* name, const auto& numbers) {
+    tensors.push_back({.name = name,
+                       .type = sizeof(numbers[0]) == 8 ? ElementType::f64 : ElementType::f32,
+                       .shape = {static_cast<std::int64_t>(numbers.size())},
+                       .bytes = std::as_bytes(std::span(numbers))});
+  };
+  detail::visit_numbers(state, add);
+  const std::array losses = {state.report.before, state.report.best};  // may be infinite
+  add("losses", losses);
+  Json d = about(config_.layers);
+  d["steps"] = state.steps, d["evaluated"] = state.evaluated, d["updates"] = state.updates;
+  d["slower"] = state.slower, d["best_step"] = state.report.best_step;
+  d["recoveries"] = state.report.recoveries;
+  return write_checked(file("tuning", config_.layers), tensors, std::move(d));
+}
+
+inline Result<bool> BlockFiles::load(tune::PhaseState<float>& state) const {
+  if (!has("tuning", config_.layers)) return false;
+  const auto part = open_part("tuning", config_.layers);
+  if (!part) return part.error();
+  const std::string where = part->file->path();
+  Result<void> wrong;
+  std::vector<double> losses;
+  const auto read = [&](const char* name, auto& numbers) {
+    using Number = typename std::remove_reference_t<decltype(numbers)>::value_type;
+    const auto tensor = part->file->tensor(name);
+    if (!tensor) {
+      wrong = tensor.error();
+    } else if (bytes_of(tensor->type) != sizeof(Number)) {
+      wrong = Error{Errc::malformed, "tensor " + in_quotes(name) + " is of another type", where};
+    } else {
+      numbers.resize(tensor->bytes.size() / sizeof(Number));
+      std::ranges::copy(tensor->bytes, std::as_writable_bytes(std::span(numbers)).begin());
+    }
+  };
+  detail::visit_numbers(state, read);
+  read("losses", losses);
+  if (!wrong) return wrong.error();
+  const Json& d = part->description;
+  for (const char* key : {"steps", "evaluated", "updates", "slower", "best_step", "recoveries"}) {
+    if (!d.contains(key) || !d[key].is_number() || losses.size() != 2)
+      return Error{Errc::malformed, "has a description without " + in_quotes(key), where};
+  }
+  state.steps = d["steps"], state.evaluated = d["evaluated"], state.updates = d["updates"];
+  state.slower = d["slower"], state.report.best_step = d["best_step"];
+  state.report.recoveries = d["recoveries"];
+  state.report.before = losses[0], state.report.best = losses[1];
+  return true;
 }
 
 }  // namespace bisup::io

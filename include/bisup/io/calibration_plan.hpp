@@ -42,10 +42,11 @@ namespace detail {
 
 // Both by name, so that a new field that is not written down does not compile.
 [[nodiscard]] inline Json describe(const Tuning& tuning) {
-  const auto& [rank, length, block_steps, end_to_end_steps, clips, scales, norm_gains, smoothing,
-               branch_rate, end_to_end_branch_rate, clip_rate, scale_rate, gain_rate,
+  const auto& [rank, branch_bits, length, block_steps, end_to_end_steps, clips, scales, norm_gains,
+               smoothing, branch_rate, end_to_end_branch_rate, clip_rate, scale_rate, gain_rate,
                smoothing_rate] = tuning;
   return {{"rank", rank},
+          {"branch_bits", branch_bits},
           {"length", length},
           {"block_steps", block_steps},
           {"end_to_end_steps", end_to_end_steps},

@@ -41,6 +41,17 @@ class AdamW {
     }
   }
 
+  // What it remembers; empty before the first step.
+  [[nodiscard]] std::span<const T> first() const noexcept { return first_; }
+  [[nodiscard]] std::span<const T> second() const noexcept { return second_; }
+  [[nodiscard]] int steps() const noexcept { return steps_; }
+  // Goes on as one that remembers this.
+  void resume(std::span<const T> first, std::span<const T> second, int steps) {
+    BISUP_EXPECTS(first.size() == second.size());
+    first_.assign(first.begin(), first.end()), second_.assign(second.begin(), second.end());
+    steps_ = steps;
+  }
+
   // Forgets the past; memory for `count` parameters.
   void reset(std::size_t count) {
     first_.assign(count, T(0)), second_.assign(count, T(0));

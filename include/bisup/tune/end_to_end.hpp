@@ -114,7 +114,8 @@ class EndToEnd {
   // Learns the groups' parameters (groups() or any other), which end as the best on held-out crops,
   // the start included.
   PhaseReport run_phase(std::span<const ParameterGroup<T>> groups,
-                        std::function<bool(int, int)> progress = {}) {
+                        std::function<bool(int, int)> progress = {},
+                        const PhaseMemory<T>& memory = {}) {
     const Wanted wanted = wanted_by(groups);
     BISUP_EXPECTS(!wanted.weight_clips && !wanted.smoothing);
     PhaseWork work;
@@ -124,7 +125,7 @@ class EndToEnd {
       for (std::size_t i = 0; i < blocks_.size() && weights; ++i) refresh(blocks_[i], pool_);
     };
     work.progress = std::move(progress);
-    return tune::run_phase<T>(groups, options_.phase, work);
+    return tune::run_phase<T>(groups, options_.phase, work, memory);
   }
 
  private:

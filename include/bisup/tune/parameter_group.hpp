@@ -35,6 +35,8 @@ struct ParameterGroup {
   bool changes_weights = false;         // the block must be refreshed after a step
   std::function<void()> spread = {};    // parameters to what the block reads
   std::function<double()> gather = {};  // gradients back to the views; returns a penalty
+  // spread() in a way that depends on the parameters alone, not on those before them.
+  std::function<void()> renew = {};
 
   [[nodiscard]] std::size_t size() const {
     std::size_t count = 0;

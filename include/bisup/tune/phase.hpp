@@ -6,6 +6,7 @@
 // a phase never ends worse than it began. A loss that is not finite goes back to the best so far
 // with half the rates.
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <functional>
@@ -47,28 +48,52 @@ struct PhaseWork {
   std::function<bool(int step, int steps)> progress = {};  // false stops the phase
 };
 
+// A phase in the middle of its steps: enough to go on and end with the same bits. Runs of numbers
+// are those of all views, one after another.
+template <class T>
+struct PhaseState {
+  int steps = 0;                 // taken
+  int evaluated = 0;             // how often held-out data have been asked meanwhile
+  int updates = 0;               // by the optimizer since it last forgot
+  double slower = 1;             // the rates' share that recoveries left
+  std::vector<T> values, best;   // the parameters, and the best of them so far
+  std::vector<T> first, second;  // AdamW's means; empty before the first update
+  PhaseReport report = {};
+};
+
+// Where a phase is kept while it runs.
+template <class T>
+struct PhaseMemory {
+  int every = 0;  // steps from one state to the next; 0: none is made
+  std::function<bool(const PhaseState<T>&)> save = {};  // false stops the phase
+  const PhaseState<T>* begun = nullptr;                 // which to go on with
+};
+
 namespace detail {
 
 template <class T>
-using Snapshot = std::vector<std::vector<T>>;
-
+[[nodiscard]] std::size_t parameters(std::span<const ParameterGroup<T>> groups) {
+  std::size_t count = 0;
+  for (const auto& group : groups) count += group.size();
+  return count;
+}
 template <class T>
-void take(std::span<const ParameterGroup<T>> groups, Snapshot<T>& into) {
-  std::size_t i = 0;
+void take(std::span<const ParameterGroup<T>> groups, std::vector<T>& into) {
+  into.clear();
   for (const auto& group : groups) {
-    for (const auto& view : group.views) {
-      if (into.size() == i) into.emplace_back();
-      into[i++].assign(view.values.begin(), view.values.end());
-    }
+    for (const auto& view : group.views)
+      into.insert(into.end(), view.values.begin(), view.values.end());
   }
 }
 template <class T>
-void put_back(std::span<const ParameterGroup<T>> groups, const Snapshot<T>& from) {
-  std::size_t i = 0;
+void put_back(std::span<const ParameterGroup<T>> groups, const std::vector<T>& from) {
+  BISUP_EXPECTS(from.size() == parameters(groups));
+  auto next = from.begin();
   for (const auto& group : groups) {
     for (const auto& view : group.views) {
-      std::copy(from[i].begin(), from[i].end(), view.values.begin());
-      ++i;
+      const auto end = next + static_cast<std::ptrdiff_t>(view.values.size());
+      std::copy(next, end, view.values.begin());
+      next = end;
     }
   }
 }
@@ -84,16 +109,77 @@ double norm_of(std::span<const ParameterGroup<T>> groups) {
   return std::sqrt(squares);
 }
 
+// One AdamW for each view of each group.
+template <class T>
+class Optimizers {
+ public:
+  explicit Optimizers(std::span<const ParameterGroup<T>> groups) : groups_(groups) { forget(); }
+
+  void forget() {
+    all_.clear();
+    for (const auto& group : groups_) all_.emplace_back(group.views.size());
+  }
+  void step(double rate, const AdamWOptions& options, double scale) {
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+      for (std::size_t v = 0; v < groups_[g].views.size(); ++v) {
+        const auto& view = groups_[g].views[v];
+        all_[g][v].step(view.values, view.gradients, rate * groups_[g].rate, options, scale);
+      }
+    }
+  }
+  void take(PhaseState<T>& state) const {
+    state.first.clear(), state.second.clear(), state.updates = 0;
+    for (const auto& group : all_) {
+      for (const auto& one : group) {
+        state.first.insert(state.first.end(), one.first().begin(), one.first().end());
+        state.second.insert(state.second.end(), one.second().begin(), one.second().end());
+        state.updates = one.steps();
+      }
+    }
+  }
+  void resume(const PhaseState<T>& state) {
+    forget();
+    if (state.updates == 0) return;
+    BISUP_EXPECTS(state.first.size() == parameters(groups_) &&
+                  state.second.size() == state.first.size());
+    std::size_t at = 0;
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+      for (std::size_t v = 0; v < groups_[g].views.size(); ++v) {
+        const std::size_t count = groups_[g].views[v].values.size();
+        all_[g][v].resume(std::span(state.first).subspan(at, count),
+                          std::span(state.second).subspan(at, count), state.updates);
+        at += count;
+      }
+    }
+  }
+
+ private:
+  std::span<const ParameterGroup<T>> groups_;
+  std::vector<std::vector<AdamW<T>>> all_;
+};
+
 }  // namespace detail
+
+// Whether a state is one of these groups; run_phase requires it.
+template <class T>
+[[nodiscard]] bool belongs(const PhaseState<T>& state, std::span<const ParameterGroup<T>> groups) {
+  const std::size_t count = detail::parameters(groups), means = state.updates == 0 ? 0 : count;
+  return state.values.size() == count && state.best.size() == count &&
+         state.first.size() == means && state.second.size() == means && state.steps >= 0;
+}
 
 template <class T>
 PhaseReport run_phase(std::span<const ParameterGroup<T>> groups, const PhaseOptions& options,
-                      const PhaseWork& work) {
+                      const PhaseWork& work, const PhaseMemory<T>& memory = {}) {
   BISUP_EXPECTS(options.steps >= 0 && options.evaluations >= 1);
-  const auto spread = [&] {
+  const auto spread = [&](bool anew) {
     bool weights = false;
     for (const auto& group : groups) {
-      if (group.spread) group.spread();
+      if (anew && group.renew) {
+        group.renew();
+      } else if (group.spread) {
+        group.spread();
+      }
       weights = weights || group.changes_weights;
     }
     if (work.changed) work.changed(weights);
@@ -103,57 +189,57 @@ PhaseReport run_phase(std::span<const ParameterGroup<T>> groups, const PhaseOpti
     return std::isfinite(loss) ? loss : std::numeric_limits<double>::infinity();
   };
 
-  PhaseReport report;
-  detail::Snapshot<T> best;
-  spread();
-  report.before = report.best = held_out();
-  report.held_out.push_back(report.best);
-  detail::take(groups, best);
-  std::vector<std::vector<AdamW<T>>> optimizers;
-  const auto forget = [&] {
-    optimizers.clear();
-    for (const auto& group : groups) optimizers.emplace_back(group.views.size());
-  };
-  forget();
-  double slower = 1;
-  int evaluated = 0;
-  for (int step = 0; step < options.steps; ++step) {
-    double loss = work.learn(step);
+  PhaseState<T> state;
+  PhaseReport& report = state.report;
+  detail::Optimizers<T> optimizers(groups);
+  if (memory.begun != nullptr) {
+    BISUP_EXPECTS(belongs(*memory.begun, groups));
+    state = *memory.begun;
+    detail::put_back(groups, state.values), optimizers.resume(state);
+    spread(true);
+  } else {
+    spread(false);
+    report.before = report.best = held_out();
+    report.held_out.push_back(report.best);
+    detail::take(groups, state.best);
+  }
+  while (state.steps < options.steps) {
+    double loss = work.learn(state.steps);
     for (const auto& group : groups) loss += group.gather ? group.gather() : 0;
     report.training.push_back(loss);
     const double norm = detail::norm_of(groups);
     const bool finite = std::isfinite(loss) && std::isfinite(norm);
     if (finite) {
       const double scale = norm > options.gradient_norm ? options.gradient_norm / norm : 1;
-      const double rate = slower * options.schedule.at(step, options.steps);
-      for (std::size_t g = 0; g < groups.size(); ++g) {
-        for (std::size_t v = 0; v < groups[g].views.size(); ++v) {
-          const auto& view = groups[g].views[v];
-          optimizers[g][v].step(view.values, view.gradients, rate * groups[g].rate, options.adamw,
-                                scale);
-        }
-      }
+      const double rate = state.slower * options.schedule.at(state.steps, options.steps);
+      optimizers.step(rate, options.adamw, scale);
     } else {
-      detail::put_back(groups, best), forget();
-      slower /= 2;
+      detail::put_back(groups, state.best), optimizers.forget();
+      state.slower /= 2;
     }
-    spread();
+    ++state.steps;
+    const bool kept = memory.every > 0 && state.steps % memory.every == 0;
+    spread(kept);
     if (!finite && ++report.recoveries > options.recoveries) break;
-    const bool stop = work.progress && !work.progress(step + 1, options.steps);
+    bool stop = work.progress && !work.progress(state.steps, options.steps);
     // The evaluations are spread evenly, the last one after the last step.
-    if (stop || (step + 1) * options.evaluations / options.steps > evaluated) {
-      evaluated = (step + 1) * options.evaluations / options.steps;
+    if (stop || state.steps * options.evaluations / options.steps > state.evaluated) {
+      state.evaluated = state.steps * options.evaluations / options.steps;
       report.held_out.push_back(held_out());
       if (report.held_out.back() < report.best) {
-        report.best = report.held_out.back(), report.best_step = step + 1;
-        detail::take(groups, best);
+        report.best = report.held_out.back(), report.best_step = state.steps;
+        detail::take(groups, state.best);
       }
+    }
+    if (kept && !stop && memory.save) {
+      detail::take(groups, state.values), optimizers.take(state);
+      stop = !memory.save(state);
     }
     report.interrupted = stop;
     if (stop) break;
   }
-  detail::put_back(groups, best);
-  spread();
+  detail::put_back(groups, state.best);
+  spread(true);
   return report;
 }
 

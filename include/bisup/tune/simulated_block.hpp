@@ -53,7 +53,8 @@ struct SimulatedLinear {
   // Codes that stay while their scales may be learned: the weights hold codes times scales times
   // exp(log_scale), one a row and group of the columns that are no keepers. None: not codes.
   std::optional<RowRounding> codes = {};
-  Matrix<T> log_scale;  // [out, groups] or empty: 0
+  Matrix<T> log_scale;                                         // [out, groups] or empty: 0
+  std::function<void(MatrixRef<T>, ThreadPool&)> stored = {};  // codes times scales, anew
   // Smoothing: the weights are diag(row_factor) W diag(column_factor), the bias row_factor b.
   std::vector<T> row_factor, column_factor;  // [out], [in] or empty: 1
   // y += kappa (x A^T) B^T.

@@ -33,7 +33,8 @@ void begin_scales(SimulatedBlock<T>& block) {
 }
 
 // As the groups of parameter_group.hpp. Its spread() multiplies the weights by what a step changed;
-// they drift from codes times scales by one rounding a step.
+// they drift from codes times scales by one rounding a step, which renew() takes back where the
+// linears know their codes.
 template <class T>
 ParameterGroup<T> weight_scales(SimulatedBlock<T>& block, const BlockGradient<T>& gradient,
                                 double rate, ThreadPool& pool) {
@@ -66,6 +67,15 @@ ParameterGroup<T> weight_scales(SimulatedBlock<T>& block, const BlockGradient<T>
         std::ranges::copy(linear.log_scale.row(r), held.log_scale.row(r).begin());
       });
     }
+  };
+  group.renew = [all, spread = group.spread, &pool] {
+    for (Held& held : *all) {
+      if (!held.linear->stored) continue;
+      held.linear->stored(held.linear->weights.ref(), pool);
+      for (int r = 0; r < held.log_scale.rows(); ++r)
+        std::ranges::fill(held.log_scale.row(r), T(0));
+    }
+    spread();
   };
   return group;
 }
