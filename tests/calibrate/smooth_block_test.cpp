@@ -36,7 +36,7 @@ struct Problem {
     const auto basis = ModelBasis::make(config, Basis::natural, 3).value();
     block = read_basis_block(source, 1, basis, pool).value();
     ModelBasis::make(config, recipe.basis, 3).value().change(block, pool);
-    for (const std::size_t c : {3, 17, 40})
+    for (const std::size_t c : {3U, 17U, 40U})
       block.weights.attention_norm[c] *= 25, block.weights.mlp_norm[c] *= 25;
     const std::vector<int> lengths(crops + held_out, tokens);
     inputs = Stream::allocate(lengths, config.hidden_size, DType::f32, heap_memory).value();
@@ -146,7 +146,7 @@ TEST_CASE("keepers stay as they are at the sites where a scale is one channel's"
   Problem p(recipes::atom);
   const auto made = p.smoothed(tuning);
   REQUIRE(made);
-  for (const std::size_t site : {0, 2, 3}) {
+  for (const std::size_t site : {0U, 2U, 3U}) {
     const auto keepers = static_cast<std::size_t>(p.report.inputs[site].keepers);
     REQUIRE(keepers > 0);
     const std::size_t body = p.power[site].size() - keepers;
