@@ -60,8 +60,7 @@ def line_of(row, result):
     gap, error = rows.gap_of(result)
     perplexity = math.exp(sum(result["window_nll"]) / len(result["window_nll"]))
     cells = [row.recipe, row.clips(), rows.with_error(gap, error), target_of(row, gap), f"{perplexity:.2f}",
-             rows.kl_of(result),
-             f"{result['bits_per_weight']:.3f}"]
+             rows.kl_of(result), f"{result['bits_per_weight']:.3f}"]
     simulated = result["simulated_window_nll"]
     if simulated:
         other = math.exp(sum(simulated) / len(simulated))

@@ -65,7 +65,7 @@ class Bench:
         done = subprocess.run([self.options.bisup, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               check=False)
         if done.returncode != 0:
-            sys.exit("baselines: bisup " + " ".join(arguments) + "\n" + done.stderr.decode(errors="replace"))
+            sys.exit("bisup " + " ".join(arguments) + "\n" + done.stderr.decode(errors="replace"))
         return done.stdout.decode()
 
     def ask(self, *arguments):
@@ -115,7 +115,8 @@ class Bench:
                   "seconds": quantized["seconds"], "peak_memory_bytes": quantized["peak_memory_bytes"],
                   "simulated_window_nll": None}
         if self.options.second_text:
-            result["second"] = self.compare(path, self.options.second_text)
+            result["second"] = {"text": digest(self.options.second_text),
+                                **self.compare(path, self.options.second_text)}
         if self.options.simulate:
             simulated = self.ask("perplexity", path, "--simulate", *self.windows())
             result["simulated_window_nll"] = simulated["window_nll"]
@@ -140,7 +141,8 @@ class Bench:
             old = done.get(row.name)
             missing = (old is None or old["arguments"] != row.arguments or
                        (self.options.simulate and old["simulated_window_nll"] is None) or
-                       (self.options.second_text and "second" not in old))
+                       (self.options.second_text and
+                        old.get("second", {}).get("text") != digest(self.options.second_text)))
             if not missing or self.options.table:
                 continue
             print(f"[{number + 1}/{len(rows)}] {row.name}", file=sys.stderr, flush=True)

@@ -101,16 +101,15 @@ def verdict(row, share, gap):
 def gain_table(results):
     by_name = {row.name: result for row, result in results}
     print("| model | gap, nats | closed | to reach | of the papers' clips | KL | second text: gap | closed | of the "
-          "first's share | bits | minutes | memory |")
-    print("|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+          "first's share | bits | memory |")
+    print("|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     for row, result in results:
         gap, error = rows.gap_of(result)
         base = by_name.get(f"{row.base}:{row.bits}-g64")
         papers = by_name.get(f"{row.base}:{row.bits}-g64:papers")
         tuned = row.what.startswith("bisup_")
-        cells = [f"{row.what} {row.bits}", rows.with_error(gap, error), "", "", "", rows.kl_of(result), "", "", "",
-                 f"{result['bits_per_weight']:.3f}", f"{result['seconds'] / 60:.1f}",
-                 f"{result['peak_memory_bytes'] / 1e6:.0f} MB"]
+        cells = [f"{row.what} {row.bits}-g{row.group}", rows.with_error(gap, error), "", "", "", rows.kl_of(result), "", "", "",
+                 f"{result['bits_per_weight']:.3f}", f"{result['peak_memory_bytes'] / 1e6:.0f} MB"]
         if "second" in result:
             cells[6] = rows.with_error(*rows.gap_of(result["second"]))
         if tuned and base:

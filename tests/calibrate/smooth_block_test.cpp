@@ -32,12 +32,12 @@ struct Problem {
   std::optional<Stream> inputs, targets;
   llama::BlockWeights<llama::AnyLinear> view;
 
-  explicit Problem(const Recipe& recipe) {
+  explicit Problem(const Recipe& recipe, float outliers = 25) {
     const auto basis = ModelBasis::make(config, Basis::natural, 3).value();
     block = read_basis_block(source, 1, basis, pool).value();
     ModelBasis::make(config, recipe.basis, 3).value().change(block, pool);
     for (const std::size_t c : {3U, 17U, 40U})
-      block.weights.attention_norm[c] *= 25, block.weights.mlp_norm[c] *= 25;
+      block.weights.attention_norm[c] *= outliers, block.weights.mlp_norm[c] *= outliers;
     const std::vector<int> lengths(crops + held_out, tokens);
     inputs = Stream::allocate(lengths, config.hidden_size, DType::f32, heap_memory).value();
     targets = Stream::allocate(lengths, config.hidden_size, DType::f32, heap_memory).value();
@@ -159,14 +159,10 @@ TEST_CASE("keepers stay as they are at the sites where a scale is one channel's"
 }
 
 TEST_CASE("a block that nothing makes easier is left alone") {
-  Problem p(recipes::quarot);
+  Problem p(recipes::quarot, 1);  // rotations have made all channels alike
   Tuning still = tuning;
-  still.block_steps = 0;  // only the outliers' own scales are tried
-  const auto made = p.smoothed(still);
-  if (made) CHECK(p.loss(made->block, made->power) < p.loss(p.block, p.power));
-  still.block_steps = 3, still.smoothing_rate = 0;
-  const auto same = p.smoothed(still);
-  CHECK(same.has_value() == made.has_value());
+  still.smoothing_rate = 0;  // only the outliers' own scales are tried
+  CHECK_FALSE(p.smoothed(still).has_value());
 }
 
 }  // namespace

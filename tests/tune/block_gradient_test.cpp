@@ -44,16 +44,7 @@ struct Problem {
     backward<double>(block, angles.view(), activations, dx.ref(), everything, gradient, scratch,
                      pool);
   }
-  double value() {
-    Matrix<double> y(small::tokens, 24);
-    refresh(block, pool);
-    forward<double>(block, angles.view(), x.ref(), activations, y.ref(), pool);
-    double sum = 0;
-    for (int t = 0; t < y.rows(); ++t) {
-      for (int c = 0; c < 24; ++c) sum += weights(t, c) * y(t, c);
-    }
-    return sum;
-  }
+  double value() { return small::weighted_output(block, angles, x, weights, activations, pool); }
   void check(const std::string& what, double& parameter, double gradient_value, double factor = 1) {
     const double expected =
         factor * difference::derivative(tape, parameter, [&] { return value(); });

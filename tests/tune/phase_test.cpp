@@ -127,6 +127,21 @@ TEST_CASE("penalties are part of the loss, and a caller may stop a phase") {
   CHECK(report.held_out.size() == 2);  // what was learned until then is judged too
 }
 
+TEST_CASE("parameters are spread anew after what is not finite, at states and at the end") {
+  Bowl bowl(0.1);
+  int spreads = 0, renewals = 0;
+  bowl.group.spread = [&] { ++spreads; };
+  bowl.group.renew = [&] { ++renewals; };
+  PhaseWork work{[&](int step) {
+                   const double loss = bowl.learn();
+                   return step == 1 ? std::numeric_limits<double>::infinity() : loss;
+                 },
+                 [&] { return bowl.loss(); }};
+  (void)run_phase<double>({&bowl.group, 1}, {.steps = 8}, work, {.every = 4});
+  CHECK(spreads == 6);   // the start, and steps 1, 3, 5, 6, 7
+  CHECK(renewals == 4);  // step 2 is not finite, 4 and 8 are states, and the best is put back
+}
+
 TEST_CASE("a phase that is stopped at any state and begun again ends with the same bits") {
   const PhaseOptions options{.steps = 23, .evaluations = 5};
   // Step 9 is not finite, so that recoveries and forgotten means are part of states.

@@ -146,4 +146,18 @@ tune::SimulatedBlock<T> block(const Options& options, std::uint64_t seed = 1) {
   return block;
 }
 
+// sum of weights times the block's output: what gradients are checked on.
+inline double weighted_output(tune::SimulatedBlock<double>& block, const Angles<double>& angles,
+                              const Matrix<double>& x, const Matrix<double>& weights,
+                              tune::BlockActivations<double>& activations, ThreadPool& pool) {
+  Matrix<double> y(x.rows(), x.cols());
+  refresh(block, pool);
+  tune::forward<double>(block, angles.view(), x.ref(), activations, y.ref(), pool);
+  double sum = 0;
+  for (int t = 0; t < y.rows(); ++t) {
+    for (int c = 0; c < y.cols(); ++c) sum += weights(t, c) * y(t, c);
+  }
+  return sum;
+}
+
 }  // namespace small

@@ -45,16 +45,7 @@ struct Problem {
       }
     }
   }
-  double value() {
-    Matrix<double> y(small::tokens, 24);
-    refresh(block, pool);
-    forward<double>(block, angles.view(), x.ref(), activations, y.ref(), pool);
-    double sum = 0;
-    for (int t = 0; t < y.rows(); ++t) {
-      for (int c = 0; c < 24; ++c) sum += weights(t, c) * y(t, c);
-    }
-    return sum;
-  }
+  double value() { return small::weighted_output(block, angles, x, weights, activations, pool); }
   void learn() {
     gradient.clear(block);
     Matrix<double> g = weights.clone();

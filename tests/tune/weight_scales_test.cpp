@@ -43,16 +43,7 @@ struct Problem {
     weights = small::normals<double>(small::tokens, 24, 1, random);
     gradient.clear(block);
   }
-  double value() {
-    Matrix<double> y(small::tokens, 24);
-    refresh(block, pool);
-    forward<double>(block, angles.view(), x.ref(), activations, y.ref(), pool);
-    double sum = 0;
-    for (int t = 0; t < y.rows(); ++t) {
-      for (int c = 0; c < 24; ++c) sum += weights(t, c) * y(t, c);
-    }
-    return sum;
-  }
+  double value() { return small::weighted_output(block, angles, x, weights, activations, pool); }
 };
 
 TEST_CASE("the gradients of the scales are those of finite differences") {
@@ -103,6 +94,36 @@ TEST_CASE("a step multiplies the group that it is of, and keepers never") {
   down.log_scale(3, 1) = 0;
   scales.spread();
   CHECK(std::fabs(down.weights(3, 9) - before(3, 9)) <= 1e-15 * std::fabs(before(3, 9)));
+}
+
+TEST_CASE("what overflowed comes back from the codes, to the bit") {
+  ThreadPool pool(2);
+  auto block = coded<float>();
+  auto& up = block.linears[up_linear];
+  const auto before = up.weights.clone();
+  up.stored = [&](MatrixRef<float> weights, ThreadPool&) {
+    for (int r = 0; r < before.rows(); ++r)
+      std::ranges::copy(before.row(r), weights.row(r).begin());
+  };
+  BlockGradient<float> gradient;
+  gradient.clear(block);
+  const auto scales = weight_scales(block, gradient, 1, pool);
+  const auto same = [&] {
+    for (int r = 0; r < before.rows(); ++r) {
+      if (!std::ranges::equal(before.row(r), std::as_const(up.weights).row(r))) return false;
+    }
+    return true;
+  };
+  up.log_scale(2, 0) = 200, up.log_scale(3, 1) = -200;  // infinite, and nothing
+  scales.spread();
+  up.log_scale(2, 0) = up.log_scale(3, 1) = 0;
+  scales.spread();
+  CHECK_FALSE(same());
+  scales.renew();
+  CHECK(same());
+  up.log_scale(2, 0) = 0.5f;
+  scales.renew(), scales.renew();
+  CHECK(up.weights(2, 1) == before(2, 1) * std::exp(0.5f));
 }
 
 TEST_CASE("weights that are no codes have no scales to learn") {

@@ -53,7 +53,7 @@ struct BlockReport {
   double loss = 0, held_out_loss = 0;  // |F_q(X_q) - F(X)|^2 / |F(X)|^2
   float key_clip = 1, value_clip = 1;
   double smoothing_gain =
-      1;                   // held-out loss smoothed and rounded / rounded as it was; 1: as it was
+      1;                   // held-out loss smoothed and rounded / rounded as it was; 1: it is not
   double tuning_gain = 1;  // held-out loss of the tuned block / of its start
   std::array<InputReport, 4> inputs;
   std::vector<LinearReport> linears;

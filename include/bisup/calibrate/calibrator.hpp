@@ -226,14 +226,17 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
     const auto found = store.load(begun);
     if (!found) return found.error();
     Result<void> kept;
-    const auto save = [&](const tune::PhaseState<float>& state) {
-      kept = store.save(state);
-      return kept.has_value();
-    };
-    auto tuned = tune_model<>(
-        model, samples, streams->exact, recipe.tuning, options.seed, pool,
-        options.end_to_end_progress,
-        {.every = options.end_to_end_kept, .save = save, .begun = *found ? &begun : nullptr});
+    tune::PhaseMemory<float> memory{.every = options.end_to_end_kept,
+                                    .begun = *found ? &begun : nullptr};
+    if constexpr (!std::same_as<B,
+                                NoStore>) {  // a state is a copy of all that is learned, and more
+      memory.save = [&](const tune::PhaseState<float>& state) {
+        kept = store.save(state);
+        return kept.has_value();
+      };
+    }
+    auto tuned = tune_model<>(model, samples, streams->exact, recipe.tuning, options.seed, pool,
+                              options.end_to_end_progress, memory);
     if (!kept) return kept.error();
     if (!tuned) return tuned.error();
     result.end_to_end = std::move(tuned).value();

@@ -78,7 +78,7 @@ void round_weights(tune::SimulatedBlock<T>& block, const SmoothingStart& start, 
                 .search(start.format, x, std::span<const float>(power).subspan(first, count))
                 .scale;
         const float share = scale * static_cast<float>(start.format.highest()) / largest;
-        linear.clip_high(r, g) = clip_logit(std::clamp(share, 0.05f, 1.0f), start.format.bits);
+        linear.clip_high(r, g) = clip_logit(share, start.format.bits);
       }
     });
   }

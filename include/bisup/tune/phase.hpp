@@ -219,7 +219,7 @@ PhaseReport run_phase(std::span<const ParameterGroup<T>> groups, const PhaseOpti
     }
     ++state.steps;
     const bool kept = memory.every > 0 && state.steps % memory.every == 0;
-    spread(kept);
+    spread(kept || !finite);  // what overflowed cannot be multiplied back
     if (!finite && ++report.recoveries > options.recoveries) break;
     bool stop = work.progress && !work.progress(state.steps, options.steps);
     // The evaluations are spread evenly, the last one after the last step.
