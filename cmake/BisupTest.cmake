@@ -5,12 +5,10 @@ function(bisup_test_folder folder)
   file(GLOB sources CONFIGURE_DEPENDS ${folder}/*_test.cpp)
   add_executable(tests_${folder} ${sources})
   target_link_libraries(tests_${folder} PRIVATE bisup_test_main ${ARGN})
-  # Catch2 v2 is one header of a second; all executables share one precompiled form.
-  if(NOT folder STREQUAL "core")
-    target_precompile_headers(tests_${folder} REUSE_FROM tests_core)
-  else()
-    target_precompile_headers(tests_${folder} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/bisup_test.hpp)
-  endif()
+  # What takes time is the library that each file compiles anew: sixteen files share one copy, and so
+  # what stands in their unnamed namespaces must differ. -DBISUP_UNITY_TESTS=OFF to work on one file.
+  set_target_properties(tests_${folder} PROPERTIES UNITY_BUILD ${BISUP_UNITY_TESTS}
+    UNITY_BUILD_BATCH_SIZE 16)
   foreach(source IN LISTS sources)
     get_filename_component(file ${source} NAME_WE)
     string(REGEX REPLACE "_test$" "" name ${file})

@@ -9,11 +9,6 @@ namespace {
 
 using namespace bisup;
 
-llama::Model small_model() {
-  const auto golden = test::read_json("tests/oracle/models.json");
-  return llama::read_model(test::GoldenModel(golden.at("models").at("llama"))).value();
-}
-
 std::vector<int> some_ids(int count) {
   std::vector<int> ids;
   for (int i = 0; i < count; ++i) ids.push_back((i * i + 5 * i) % 128);
@@ -21,7 +16,7 @@ std::vector<int> some_ids(int count) {
 }
 
 TEST_CASE("one layer's rounding alone moves predictions as the whole model's session says") {
-  const auto model = small_model();
+  const auto model = test::small_model();
   const auto ids = some_ids(60);
   const KvPolicy policy{.sinks = 1, .recent = 4, .rotate_keys = true};
   const KvSearchOptions options{.bits = {2, 8}, .windows = {.context = 30}, .every = 1};

@@ -37,7 +37,7 @@ namespace {
 using namespace bisup;
 using bisup_test::random_matrix;
 
-constexpr CacheShape shape{.layers = 3, .kv_heads = 2, .head_dim = 64, .capacity = 200};
+constexpr CacheShape pool_shape{.layers = 3, .kv_heads = 2, .head_dim = 64, .capacity = 200};
 
 void fill(KvCache& cache, int tokens) {
   Random random(1);
@@ -57,10 +57,10 @@ TEST_CASE("allocated bytes are the allocator's, staging included") {
         .center_keys = true},
         KvPolicy{.sinks = 300, .recent = 300, .keys = {8}, .values = {16}}}) {
     const std::size_t before = aligned_bytes;
-    auto cache = KvCache::allocate(shape, policy);
+    auto cache = KvCache::allocate(pool_shape, policy);
     REQUIRE(cache);
     CHECK(cache->allocated_bytes() == aligned_bytes - before);
-    CHECK(cache->allocated_bytes() == KvPool::bytes_for(shape, policy, 0));
+    CHECK(cache->allocated_bytes() == KvPool::bytes_for(pool_shape, policy, 0));
     const std::size_t empty = cache->allocated_bytes();
     Random random(2);
     const auto rows = random_matrix(random, 150, 128);
@@ -76,7 +76,7 @@ TEST_CASE("exact pages of f16 take half of those of f32") {
   const KvPolicy half{.sinks = 4, .recent = 64, .keys = {4}, .values = {4}};
   KvPolicy whole = half;
   whole.exact_type = DType::f32;
-  const KvPool a(shape, half, 0, {}), b(shape, whole, 0, {});
+  const KvPool a(pool_shape, half, 0, {}), b(pool_shape, whole, 0, {});
   CHECK(a.layer(0).exact.page_bytes() * 2 == b.layer(0).exact.page_bytes());
   CHECK(a.layer(0).exact.page_bytes() == 2u * 2 * 16 * 64 * 2);
   CHECK(a.layer(0).stored.page_bytes() == b.layer(0).stored.page_bytes());
@@ -148,7 +148,7 @@ TEST_CASE("used bytes are those of the tokens, segment by segment") {
   for (const DType type : {DType::f16, DType::f32}) {
     const KvPolicy policy{
         .sinks = 4, .recent = 30, .keys = {3}, .values = {2, 32}, .exact_type = type};
-    auto cache = KvCache::allocate(shape, policy);
+    auto cache = KvCache::allocate(pool_shape, policy);
     REQUIRE(cache);
     CHECK(cache->used_bytes() == 0);
     const std::size_t each = 64u * static_cast<std::size_t>(bytes_of(type));

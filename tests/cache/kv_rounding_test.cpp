@@ -7,17 +7,11 @@
 #include <vector>
 
 #include <bisup_test.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
-
-std::vector<float> normals(int count, std::uint64_t seed) {
-  Random random(seed);
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& v : values) v = static_cast<float>(random.normal());
-  return values;
-}
 
 struct Errors {
   double square = 0, along = 0;  // sum (x - y)^2 / sum x^2, and sum x y / sum x^2
@@ -26,7 +20,7 @@ struct Errors {
 Errors errors_of(const Format& format, bool fit, bool lengthen) {
   Errors sum;
   for (std::uint64_t seed = 1; seed <= 50; ++seed) {
-    const auto x = normals(64, seed);
+    const auto x = test::normal_values(64, seed);
     const GroupParameters p = rounding_parameters(format, x, {}, fit);
     std::vector<std::uint8_t> codes(x.size());
     encode_group(format, x, p, codes);

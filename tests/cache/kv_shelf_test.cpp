@@ -15,9 +15,9 @@ using namespace bisup;
 using bisup_test::PlainCache;
 using bisup_test::random_matrix;
 
-constexpr CacheShape shape{.layers = 2, .kv_heads = 1, .head_dim = 32, .capacity = 72};
+constexpr CacheShape shelf_shape{.layers = 2, .kv_heads = 1, .head_dim = 32, .capacity = 72};
 
-struct Sequence {
+struct ShelvedSequence {
   KvCache cache;
   PlainCache plain;  // of the second layer
   std::vector<int> ids;
@@ -33,7 +33,8 @@ class Operations {
   Operations(const KvPolicy& policy, std::uint64_t seed)
       : random_(seed),
         policy_(policy),
-        shelf_(KvCache::allocate(shape, policy, {}, {.sequences = 8, .tokens = 260}).value()) {}
+        shelf_(
+            KvCache::allocate(shelf_shape, policy, {}, {.sequences = 8, .tokens = 260}).value()) {}
 
   void step() {
     switch (random_.below(9)) {
@@ -57,17 +58,20 @@ class Operations {
 
  private:
   int below(int n) { return static_cast<int>(random_.below(static_cast<std::uint32_t>(n))); }
-  Sequence& any() { return live_[static_cast<std::size_t>(below(static_cast<int>(live_.size())))]; }
+  ShelvedSequence& any() {
+    return live_[static_cast<std::size_t>(below(static_cast<int>(live_.size())))];
+  }
 
   void open() {
     auto cache = shelf_.root().fork();
     const bool full = static_cast<int>(live_.size() + kept_.size()) + 1 == 8;
     REQUIRE(full == !cache);
-    if (cache) live_.push_back({std::move(cache).value(), PlainCache(shape, policy_, 0, 1), {}});
+    if (cache)
+      live_.push_back({std::move(cache).value(), PlainCache(shelf_shape, policy_, 0, 1), {}});
   }
   void fork() {
     if (live_.empty()) return;
-    const Sequence& origin = any();
+    const ShelvedSequence& origin = any();
     auto cache = origin.cache.fork();
     if (!cache) return;
     live_.push_back({std::move(cache).value(), origin.plain, origin.ids});
@@ -75,7 +79,7 @@ class Operations {
   }
   void truncate() {
     if (live_.empty()) return;
-    Sequence& s = any();
+    ShelvedSequence& s = any();
     const int tokens = below(s.cache.size() + 1);
     s.cache.truncate(tokens), s.plain.truncate(tokens);
     s.ids.resize(static_cast<std::size_t>(tokens));
@@ -85,7 +89,7 @@ class Operations {
   }
   void keep() {
     if (live_.empty()) return;
-    const Sequence& s = any();
+    const ShelvedSequence& s = any();
     const bool all_live = static_cast<int>(live_.size()) + 1 == 8;
     const bool kept = shelf_.keep(s.ids, s.cache);
     REQUIRE(kept == (!s.ids.empty() && !all_live));
@@ -119,7 +123,7 @@ class Operations {
       return;
     }
     REQUIRE(found->tokens == most);
-    PlainCache plain = best == nullptr ? PlainCache(shape, policy_, 0, 1) : best->plain;
+    PlainCache plain = best == nullptr ? PlainCache(shelf_shape, policy_, 0, 1) : best->plain;
     plain.forked();
     if (best != nullptr) plain.truncate(most);
     ids.resize(static_cast<std::size_t>(most));
@@ -128,8 +132,8 @@ class Operations {
   }
   void append() {
     if (live_.empty()) return;
-    Sequence& s = any();
-    const int free = shape.capacity - s.cache.size();
+    ShelvedSequence& s = any();
+    const int free = shelf_shape.capacity - s.cache.size();
     if (free == 0) return;
     const int count = std::min(free, below(3) == 0 ? 1 + below(40) : 1 + below(4));
     const int before = shelf_.size();
@@ -142,9 +146,9 @@ class Operations {
     const auto keys = random_matrix(random_, count, 32), values = random_matrix(random_, count, 32);
     const auto queries = random_matrix(random_, count, 64);
     Matrix<float> out(count, 64);
-    for (int layer = 0; layer < shape.layers; ++layer) {
+    for (int layer = 0; layer < shelf_shape.layers; ++layer) {
       s.cache.append(layer, keys.ref(), values.ref());
-      if (layer + 1 == shape.layers) s.cache.attend(layer, queries.ref(), out.ref(), pool_);
+      if (layer + 1 == shelf_shape.layers) s.cache.attend(layer, queries.ref(), out.ref(), pool_);
     }
     s.plain.append(keys.ref(), values.ref());
     for (int i = 0; i < count; ++i) s.ids.push_back(++next_id_);
@@ -162,7 +166,7 @@ class Operations {
   KvPolicy policy_;
   ThreadPool pool_{1};
   KvShelf shelf_;
-  std::vector<Sequence> live_;
+  std::vector<ShelvedSequence> live_;
   std::vector<Remembered> kept_;
   int clock_ = 0, next_id_ = 0, checked_ = 0;
 };
@@ -200,11 +204,11 @@ TEST_CASE("100000 random operations follow plain caches that share nothing") {
 
 TEST_CASE("a request starts from what it shares with an earlier one, to the bit") {
   const KvPolicy policy{.sinks = 2, .recent = 16, .keys = {4}, .values = {4}};
-  KvShelf shelf(KvCache::allocate(shape, policy, {}, {.sequences = 4}).value());
+  KvShelf shelf(KvCache::allocate(shelf_shape, policy, {}, {.sequences = 4}).value());
   Random random(9);
   const auto rows = random_matrix(random, 60, 32);
   const auto append = [&](KvCache& cache, int first, int count, MatrixRef<float> out) {
-    for (int layer = 0; layer < shape.layers; ++layer) {
+    for (int layer = 0; layer < shelf_shape.layers; ++layer) {
       cache.append(layer, rows.ref().rows(first, count), rows.ref().rows(first, count));
       cache.attend(layer, rows.ref().rows(first, count), out);
     }
@@ -220,7 +224,7 @@ TEST_CASE("a request starts from what it shares with an earlier one, to the bit"
     append(begun->cache, 0, 40, scratch.ref());
     CHECK(shelf.keep(std::span(ids).first(40), begun->cache));
   }
-  auto alone = KvCache::allocate(shape, policy);
+  auto alone = KvCache::allocate(shelf_shape, policy);
   append(*alone, 0, 60, fresh.ref());
   auto again = shelf.find(ids);
   REQUIRE(again);

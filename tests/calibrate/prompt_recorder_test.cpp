@@ -14,17 +14,19 @@ namespace {
 
 using namespace bisup;
 
-const std::vector<Recipe> bases = {recipes::gptq, recipes::smoothquant, recipes::atom, recipes::quarot};
+const std::vector<Recipe> bases = {recipes::gptq, recipes::smoothquant, recipes::atom,
+                                   recipes::quarot};
 
 std::vector<int> first_ids(int count) {
   const auto ids = test::tiny_text();
   return {ids.begin(), ids.begin() + count};
 }
 
-llama::Model calibrated(const Recipe& recipe, const char* scheme, const CalibrateOptions& options, ThreadPool& pool) {
+llama::Model calibrated_model(const Recipe& recipe, const char* scheme,
+                              const CalibrateOptions& options, ThreadPool& pool) {
   NoStore store;
-  auto done = calibrate(test::tiny_source(), Scheme::parse(scheme).value(), recipe, test::tiny_samples(2, 64), options,
-                        store, pool);
+  auto done = calibrate(test::tiny_source(), Scheme::parse(scheme).value(), recipe,
+                        test::tiny_samples(2, 64), options, store, pool);
   if (!done) FAIL(recipe.name << ": " << done.error().describe());
   return std::move(done->model);
 }
@@ -55,19 +57,24 @@ TEST_CASE("what is recorded is what a session of the float model knows") {
   for (const Recipe& recipe : bases) {
     // Without the basis the oracle is the float model itself; with it, the model that is in that
     // basis and rounds nothing, but for embeddings in f16.
-    const auto basis = recipe.basis == Basis::rotated ? calibrated(recipe, "W16A16-head16", {}, pool) : model;
+    const auto basis = recipe.basis == Basis::rotated
+                           ? calibrated_model(recipe, "W16A16-head16", {}, pool)
+                           : model;
     const PromptCache expected = llama::store_prompt(basis, ids, DType::f32, pool).value();
-    const PromptCache recorded = calibrated(recipe, "W4A4KV4-g32", {.prompt = ids}, pool).prompt;
+    const PromptCache recorded =
+        calibrated_model(recipe, "W4A4KV4-g32", {.prompt = ids}, pool).prompt;
     REQUIRE(recorded.tokens() == 12);
     CHECK(std::equal(ids.begin(), ids.end(), recorded.ids().begin()));
     for (int layer = 0; layer < recorded.layers(); ++layer) {
       INFO(recipe.name << ", layer " << layer);
-      for (const auto& [ours, theirs] : {std::pair(recorded.keys(layer), expected.keys(layer)),
-                                         std::pair(recorded.values(layer), expected.values(layer))}) {
+      for (const auto& [ours, theirs] :
+           {std::pair(recorded.keys(layer), expected.keys(layer)),
+            std::pair(recorded.values(layer), expected.values(layer))}) {
         double difference = 0, power = 0;
         for (int t = 0; t < 12; ++t) {
           for (int i = 0; i < recorded.width(); ++i) {
-            difference += std::pow(static_cast<double>(ours(t, i)) - static_cast<double>(theirs(t, i)), 2);
+            difference +=
+                std::pow(static_cast<double>(ours(t, i)) - static_cast<double>(theirs(t, i)), 2);
             power += std::pow(static_cast<double>(theirs(t, i)), 2);
           }
         }
@@ -78,20 +85,23 @@ TEST_CASE("what is recorded is what a session of the float model knows") {
   }
 }
 
-TEST_CASE("a model that rounds nothing answers behind its prompt as the float model behind its words") {
+TEST_CASE(
+    "a model that rounds nothing answers behind its prompt as the float model behind its words") {
   ThreadPool pool(2);
   const auto all = first_ids(40);
   const std::vector<int> prompt(all.begin(), all.begin() + 12);
   const auto exact = logits_after(llama::read_model(test::tiny_source()).value(), all);
-  const auto without = logits_after(llama::read_model(test::tiny_source()).value(), std::span(all).subspan(12));
+  const auto without =
+      logits_after(llama::read_model(test::tiny_source()).value(), std::span(all).subspan(12));
   const double size = largest(exact);
-  // As without a prompt (calibrator_test.cpp): f16 embeddings and lm_head; keys and values in f16 are
-  // one more rounding of the same size in each of four blocks.
+  // As without a prompt (calibrator_test.cpp): f16 embeddings and lm_head; keys and values in f16
+  // are one more rounding of the same size in each of four blocks.
   const double bound = 2 * 16 * 0x1p-12 * size;
   REQUIRE(largest_difference(exact, without) > 4 * bound);
   for (const Recipe& recipe : bases) {
-    const auto model = calibrated(recipe, "W16A16-head16", {.prompt = prompt}, pool);
-    const double difference = largest_difference(logits_after(model, std::span(all).subspan(12)), exact);
+    const auto model = calibrated_model(recipe, "W16A16-head16", {.prompt = prompt}, pool);
+    const double difference =
+        largest_difference(logits_after(model, std::span(all).subspan(12)), exact);
     INFO(recipe.name << ": " << difference / size);
     CHECK(difference < bound);
   }
@@ -103,7 +113,7 @@ TEST_CASE("the tuner's block behind a prompt is the packed block behind it") {
   const auto ids = first_ids(9);
   for (Recipe recipe : {recipes::gptq, recipes::quarot}) {
     recipe.kv_clip = {0.9f};  // which has a logit: the tuner's clips are the cache's
-    const auto model = calibrated(recipe, "W4A16KV4-g32", {.prompt = ids}, pool);
+    const auto model = calibrated_model(recipe, "W4A16KV4-g32", {.prompt = ids}, pool);
     const auto& c = model.config;
     PromptCache one(ids, 1, c.kv_heads, c.head_dim);
     put_layer(model.prompt, 0, one);
@@ -115,11 +125,13 @@ TEST_CASE("the tuner's block behind a prompt is the packed block behind it") {
     REQUIRE(pass);
     const auto text = test::tiny_judge();
     Matrix<float> x(tokens, c.hidden_size);
-    for (int t = 0; t < tokens; ++t) llama::embed(model, text[static_cast<std::size_t>(t)], x.row(t));
+    for (int t = 0; t < tokens; ++t)
+      llama::embed(model, text[static_cast<std::size_t>(t)], x.row(t));
     Matrix<float> packed = x.clone(), tuned(tokens, c.hidden_size), alone(tokens, c.hidden_size);
     pass->run(model.blocks[0], packed.ref());
 
-    auto block = simulated<float>(model.blocks[0], model.block_shape(), model.kv.entry(0, 0, c.kv_heads), model.kv, pool);
+    auto block = simulated<float>(model.blocks[0], model.block_shape(),
+                                  model.kv.entry(0, 0, c.kv_heads), model.kv, pool);
     tune::BlockActivations<float> a;
     const tune::RopeAngleTable<float> at_once(c, 0, tokens), behind(c, 9, tokens);
     tune::forward<float>(block, at_once.view(), x.ref(), a, alone.ref(), pool);
@@ -135,7 +147,8 @@ TEST_CASE("the tuner's block behind a prompt is the packed block behind it") {
         power += y * y;
       }
     }
-    INFO(recipe.name << ": " << std::sqrt(error / power) << ", without " << std::sqrt(wrong / power));
+    INFO(recipe.name << ": " << std::sqrt(error / power) << ", without "
+                     << std::sqrt(wrong / power));
     // Sums in another order, and where that moves a key or value across a tie, one code of 4 bits.
     CHECK(std::sqrt(error / power) < 2e-3);
     CHECK(std::sqrt(wrong / power) > 10 * std::sqrt(error / power));
@@ -146,8 +159,9 @@ TEST_CASE("a prompt of few bits is the recorded one, rounded; the teacher's stay
   ThreadPool pool(2);
   const auto ids = first_ids(10);
   for (const Recipe& recipe : {recipes::atom, recipes::quarot}) {
-    const auto exact = calibrated(recipe, "W4A4KV4-g32", {.prompt = ids}, pool);
-    const auto few = calibrated(recipe, "W4A4KV4-g32", {.prompt = ids, .prompt_bits = 3}, pool);
+    const auto exact = calibrated_model(recipe, "W4A4KV4-g32", {.prompt = ids}, pool);
+    const auto few =
+        calibrated_model(recipe, "W4A4KV4-g32", {.prompt = ids, .prompt_bits = 3}, pool);
     KvPolicy policy = exact.kv;
     policy.table.clear();
     const PromptCache expected = rounded_prompt(exact.prompt, policy, 3);
@@ -170,8 +184,8 @@ TEST_CASE("a tuned model with a prompt does not depend on the number of threads"
   const CalibrateOptions options{.prompt = first_ids(7)};
   const auto text = test::tiny_judge();
   const auto request = std::span(text).first(20);
-  const auto a = logits_after(calibrated(recipe, "W4A4KV4-g32", options, one), request);
-  CHECK(a == logits_after(calibrated(recipe, "W4A4KV4-g32", options, three), request));
+  const auto a = logits_after(calibrated_model(recipe, "W4A4KV4-g32", options, one), request);
+  CHECK(a == logits_after(calibrated_model(recipe, "W4A4KV4-g32", options, three), request));
 }
 
 TEST_CASE("blocks are calibrated behind the prompt") {
@@ -179,8 +193,8 @@ TEST_CASE("blocks are calibrated behind the prompt") {
   const auto text = test::tiny_judge();
   const auto request = std::span(text).first(20);
   for (const Recipe& recipe : {recipes::atom, recipes::quarot}) {
-    const auto with = calibrated(recipe, "W4A4KV4-g32", {.prompt = first_ids(7)}, pool);
-    auto moved = calibrated(recipe, "W4A4KV4-g32", {}, pool);
+    const auto with = calibrated_model(recipe, "W4A4KV4-g32", {.prompt = first_ids(7)}, pool);
+    auto moved = calibrated_model(recipe, "W4A4KV4-g32", {}, pool);
     moved.prompt = with.prompt;
     CHECK(logits_after(with, request) != logits_after(moved, request));
   }
@@ -189,8 +203,9 @@ TEST_CASE("blocks are calibrated behind the prompt") {
 TEST_CASE("a prompt that the model cannot read is refused before anything long") {
   NoStore store;
   const auto refused = [&](std::vector<int> ids) {
-    const auto done = calibrate(test::tiny_source(), Scheme::parse("W4A4-g32").value(), recipes::gptq,
-                                test::tiny_samples(1, 32), {.prompt = std::move(ids)}, store);
+    const auto done =
+        calibrate(test::tiny_source(), Scheme::parse("W4A4-g32").value(), recipes::gptq,
+                  test::tiny_samples(1, 32), {.prompt = std::move(ids)}, store);
     REQUIRE_FALSE(done);
     CHECK(done.error().code == Errc::out_of_range);
     return done.error().message;

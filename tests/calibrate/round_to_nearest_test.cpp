@@ -13,11 +13,6 @@ namespace {
 
 using namespace bisup;
 
-llama::Model small_model(const std::string& name) {
-  const auto golden = test::read_json("tests/oracle/models.json");
-  return llama::read_model(test::GoldenModel(golden.at("models").at(name))).value();
-}
-
 std::vector<float> logits_of(const llama::Model& model, std::span<const int> ids) {
   auto session = llama::Session::make(model, 64, KvPolicy::of(model.scheme));
   REQUIRE(session);
@@ -91,7 +86,7 @@ TEST_CASE("more bits are closer to float, in whole models") {
   std::vector<int> ids;
   for (int i = 0; i < 30; ++i) ids.push_back((37 * i + 11) % 128);
   for (const char* name : {"llama", "qwen2", "qwen3_tied"}) {
-    const auto model = small_model(name);
+    const auto model = test::small_model(name);
     const auto exact = logits_of(model, ids);
     double last = std::numeric_limits<double>::infinity();
     for (const char* text : {"W3A3KV3-g32", "W4A6KV4-g32", "W8A8KV8-g32"}) {
@@ -109,7 +104,7 @@ TEST_CASE("more bits are closer to float, in whole models") {
 }
 
 TEST_CASE("a weight that is not finite is refused by its layer's name") {
-  auto model = small_model("llama");
+  auto model = test::small_model("llama");
   Matrix<float> bad = llama::as_matrix(model.blocks[1].up.dense()->view);
   bad(3, 3) = std::numeric_limits<float>::quiet_NaN();
   model.blocks[1].up = llama::AnyLinear(llama::dense_tensor(std::move(bad)));
@@ -120,7 +115,7 @@ TEST_CASE("a weight that is not finite is refused by its layer's name") {
 }
 
 TEST_CASE("stopping between blocks is an error of its own") {
-  const auto stopped = round_to_nearest(small_model("llama"), Scheme::parse("W4A8").value(),
+  const auto stopped = round_to_nearest(test::small_model("llama"), Scheme::parse("W4A8").value(),
                                         ThreadPool::shared(), [](int, int) { return false; });
   REQUIRE_FALSE(stopped);
   CHECK(stopped.error().code == Errc::interrupted);

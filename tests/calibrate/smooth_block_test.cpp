@@ -100,10 +100,10 @@ struct Problem {
   }
 };
 
-const std::vector<Recipe> bases = {recipes::gptq, recipes::atom, recipes::quarot};
+const std::vector<Recipe> smoothed_bases = {recipes::gptq, recipes::atom, recipes::quarot};
 
 TEST_CASE("a smoothed block computes in floats what it computed before") {
-  for (const Recipe& recipe : bases) {
+  for (const Recipe& recipe : smoothed_bases) {
     Problem p(recipe);
     const auto made = p.smoothed(tuning);
     INFO(recipe.name);
@@ -133,7 +133,7 @@ TEST_CASE("a smoothed block computes in floats what it computed before") {
 }
 
 TEST_CASE("and is easier to round, where channels differ") {
-  for (const Recipe& recipe : bases) {
+  for (const Recipe& recipe : smoothed_bases) {
     Problem p(recipe);
     const auto made = p.smoothed(tuning);
     REQUIRE(made);

@@ -13,20 +13,13 @@
 
 #include <bisup_test.hpp>
 #include <conformance/targets.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
 
-constexpr double u = 0x1p-24;
 constexpr float nothing = -std::numeric_limits<float>::infinity();
-
-std::vector<float> normals(int count, std::uint64_t seed) {
-  Random random(seed);
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& v : values) v = static_cast<float>(random.normal());
-  return values;
-}
 
 // A tile with panels of its own for every kind, and the state of earlier tiles.
 struct Problem {
@@ -38,13 +31,13 @@ struct Problem {
   Problem(int dim_, int rows_, int heads, int first_query, const KvLaw& law)
       : dim(dim_),
         rows(rows_),
-        queries(normals(rows * dim, 1)),
-        exact_keys(normals(kv_tile * dim, 2)),
-        packed_keys(normals(kv_tile * dim, 3)),
-        exact_values(normals(kv_tile * dim, 4)),
-        packed_values(normals(kv_tile * dim, 5)),
-        out(normals(rows * dim, 6)),
-        maximum(normals(rows, 7)),
+        queries(test::normal_values(rows * dim, 1)),
+        exact_keys(test::normal_values(kv_tile * dim, 2)),
+        packed_keys(test::normal_values(kv_tile * dim, 3)),
+        exact_values(test::normal_values(kv_tile * dim, 4)),
+        packed_values(test::normal_values(kv_tile * dim, 5)),
+        out(test::normal_values(rows * dim, 6)),
+        maximum(test::normal_values(rows, 7)),
         sum(static_cast<std::size_t>(rows), 2.0f) {
     maximum[0] = nothing, sum[0] = 0;  // a row that has seen no key yet
     std::fill_n(out.begin(), dim, 0.0f);
@@ -154,7 +147,7 @@ TEST_CASE("every target scales to the bit, and no further") {
   on_every_target(attention_kernel_table<>, [](Target target, const AttentionKernels& kernels) {
     for (int count = 0; count < 40; ++count) {
       CAPTURE(name(target), count);
-      const auto x = normals(count, 1);
+      const auto x = test::normal_values(count, 1);
       std::vector<float> got(41, 7.0f), expected = got;
       scalar::scale(x.data(), count, 0.3f, expected.data());
       kernels.scale(x.data(), count, 0.3f, got.data());
@@ -167,11 +160,11 @@ TEST_CASE("every target joins as the scalar one") {
   on_every_target(attention_kernel_table<>, [](Target target, const AttentionKernels& kernels) {
     CAPTURE(name(target));
     const int rows = 5, dim = 32;
-    const auto out = normals(rows * dim, 1), maximum = normals(rows, 2);
+    const auto out = test::normal_values(rows * dim, 1), maximum = test::normal_values(rows, 2);
     auto with_gap = maximum;
     with_gap[2] = nothing;
     const std::vector<float> sum(5, 3.0f);
-    auto total = normals(rows * dim, 3), total_maximum = normals(rows, 4);
+    auto total = test::normal_values(rows * dim, 3), total_maximum = test::normal_values(rows, 4);
     total_maximum[3] = nothing;
     std::fill_n(total.begin() + 3 * dim, dim, 0.0f);
     auto total_sum = sum;
@@ -211,7 +204,7 @@ void packed_panels_agree(Target target, const AttentionKernels& kernels) {
       std::vector<std::uint8_t> codes(static_cast<std::size_t>(panel.dim()));
       std::vector<float> expected_keys(static_cast<std::size_t>(panel.floats()));
       auto expected_channels = expected_keys, expected_values = expected_keys, got = expected_keys;
-      const auto center = normals(panel.dim(), 9);
+      const auto center = test::normal_values(panel.dim(), 9);
       KvPanel channels = panel;
       channels.format = {.bits = Bits, .channels = true};
       scales.resize(std::max(scales.size(), static_cast<std::size_t>(panel.dim())), to_half(0.5f));
@@ -259,7 +252,7 @@ TEST_CASE("every target widens an exact panel, to the bit, and no further") {
     for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
       for (const int count : {512, 1024, 40, 7, 0}) {
         CAPTURE(name(target), name(type), count);
-        const auto floats = normals(count, 1);
+        const auto floats = test::normal_values(count, 1);
         AlignedBuffer<std::byte> panel(4u * static_cast<std::size_t>(count) + 4);
         std::vector<float> expected(static_cast<std::size_t>(count) + 8, 7.0f), got = expected;
         for (std::size_t i = 0; i < floats.size(); ++i) {
@@ -284,7 +277,7 @@ TEST_CASE("every target sums what rounding does, to the bit, and as it is define
       for (const float shift : {0.0f, 3.0f}) {
         CAPTURE(name(target), count, shift);
         const Format format = KvFormat{3, 0}.format();
-        std::vector<float> x = normals(count, static_cast<std::uint64_t>(count));
+        std::vector<float> x = test::normal_values(count, static_cast<std::uint64_t>(count));
         for (float& v : x) v += shift;
         const GroupParameters p = fit(format, x, {0.7f, 0.7f});
         const KvRounding r{1.0f / p.scale, static_cast<float>(-p.zero),
@@ -319,7 +312,8 @@ TEST_CASE("every target rounds as pack/codes.hpp, to the bit") {
         for (const float shift : {0.0f, 5.0f, -5.0f}) {  // groups of one sign too
           CAPTURE(name(target), bits, count, shift);
           const Format format = KvFormat{bits, 0}.format();
-          std::vector<float> x = normals(count, static_cast<std::uint64_t>(bits * count));
+          std::vector<float> x =
+              test::normal_values(count, static_cast<std::uint64_t>(bits * count));
           for (float& v : x) v += shift;
           const GroupParameters p = fit(format, x, {0.9f, 0.95f});
           std::vector<std::uint8_t> expected(x.size()), got(x.size());

@@ -17,7 +17,7 @@ namespace {
 using namespace bisup;
 
 // Random weights of any type, and x and y as views into the middle of larger matrices.
-struct Problem {
+struct DenseProblem {
   std::vector<float> w_floats;
   std::vector<std::uint16_t> w_bits;
   Matrix<float> x_store, y_store;
@@ -25,7 +25,7 @@ struct Problem {
   MatrixRef<const float> x;
   MatrixRef<float> y;
 
-  Problem(DType type, int tokens, int rows, int cols)
+  DenseProblem(DType type, int tokens, int rows, int cols)
       : w_floats(static_cast<std::size_t>(rows * cols)),
         w_bits(w_floats.size()),
         x_store(tokens + 2, cols + 7),
@@ -48,7 +48,7 @@ struct Problem {
   static constexpr float untouched = 12345;
 };
 
-void require_close(const Problem& p, MatrixRef<const float> expected) {
+void require_close(const DenseProblem& p, MatrixRef<const float> expected) {
   for (int t = 0; t < p.y.rows(); ++t) {
     for (int r = 0; r < p.y.cols(); ++r) {
       double magnitude = 0;
@@ -63,11 +63,11 @@ void require_close(const Problem& p, MatrixRef<const float> expected) {
   }
 }
 
-void require_untouched_around(const Problem& p) {
+void require_untouched_around(const DenseProblem& p) {
   for (int t = 0; t < p.y_store.rows(); ++t) {
     for (int r = 0; r < p.y_store.cols(); ++r) {
       const bool inside = t >= 1 && t <= p.y.rows() && r >= 2 && r < 2 + p.y.cols();
-      if (!inside) REQUIRE(p.y_store(t, r) == Problem::untouched);
+      if (!inside) REQUIRE(p.y_store(t, r) == DenseProblem::untouched);
     }
   }
 }
@@ -78,7 +78,7 @@ struct Shape {
 
 void check_shape(DType type, Shape s) {
   CAPTURE(name(type), s.tokens, s.rows, s.cols);
-  Problem p(type, s.tokens, s.rows, s.cols);
+  DenseProblem p(type, s.tokens, s.rows, s.cols);
   Matrix<float> expected(s.tokens, s.rows);
   scalar::gemm(p.w, p.x, expected.ref(), 0, s.rows);
   ThreadPool pool(2);
@@ -121,7 +121,7 @@ TEST_CASE("dense products do not depend on the number of threads nor on the toke
     const DenseGemvFn gemv = choose(dense_gemv_kernels<>, target).function;
     for (const int tokens : {1, 8, 50}) {
       ThreadPool one(1), three(3);
-      Problem p(DType::f16, tokens, 200, 300);
+      DenseProblem p(DType::f16, tokens, 200, 300);
       multiply_with(gemm, gemv, p.w, p.x, p.y, one);
       Matrix<float> again(tokens, 200);
       multiply_with(gemm, gemv, p.w, p.x, again.ref(), three);
@@ -139,7 +139,7 @@ TEST_CASE("dense products do not depend on the number of threads nor on the toke
 
 TEST_CASE("shapes that do not fit are refused") {
   ThreadPool pool(1);
-  Problem p(DType::f32, 4, 6, 8);
+  DenseProblem p(DType::f32, 4, 6, 8);
   CHECK_THROWS_AS(multiply(p.w, p.x.cols(0, 7), p.y, pool), ContractViolation);
   CHECK_THROWS_AS(multiply(p.w, p.x, p.y.cols(0, 5), pool), ContractViolation);
   CHECK_THROWS_AS(multiply(p.w, p.x.rows(0, 3), p.y, pool), ContractViolation);

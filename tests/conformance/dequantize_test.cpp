@@ -13,8 +13,6 @@ namespace {
 
 using namespace bisup;
 
-constexpr int widths[] = {2, 3, 4, 5, 6, 8};
-
 Matrix<float> dequantized(const PackedPanels& w) {
   Matrix<float> all(w.shape.rows, w.shape.cols);
   with_bits(w.shape.format.bits, [&]<int Bits>() { scalar::dequantize<Bits>(w, 0, all.ref()); });
@@ -64,12 +62,14 @@ TEST_CASE("rows are dequantized to the same bits on every target") {
 
 TEST_CASE("a weight-only product agrees with scalar on every target") {
   int n = 0;
-  constexpr int row_counts[] = {1, 15, 17, 100}, col_counts[] = {32, 64, 96, 576}, token_counts[] = {1, 2, 3, 4, 7};
+  constexpr int row_counts[] = {1, 15, 17, 100}, col_counts[] = {32, 64, 96, 576},
+                token_counts[] = {1, 2, 3, 4, 7};
   for (const int bits : widths) {
     for (const Zero zero : {Zero::symmetric, Zero::affine}) {
       for (int turn = 0; turn < 10; ++turn, ++n) {
         const Format format{bits, turn % 3 * 32, zero, static_cast<Scale>(n % 3)};
-        const int rows = row_counts[n % 4], cols = col_counts[n / 2 % 4], tokens = token_counts[turn % 5];
+        const int rows = row_counts[n % 4], cols = col_counts[n / 2 % 4],
+                  tokens = token_counts[turn % 5];
         const PackedProblem w(format, rows, cols);
         const Matrix<float> weights = dequantized(w.panels), x = random_rows(tokens, cols);
         for (const Target target : all_targets) {
@@ -100,7 +100,8 @@ TEST_CASE("a weight-only product equals the dense product of the dequantized wei
   // ragged columns and any number of threads agree to the bit.
   for (const int bits : widths) {
     for (const int cols : {64, 172}) {
-      const PackedProblem w(Format{bits, 32, bits % 2 == 0 ? Zero::affine : Zero::symmetric}, 150, cols);
+      const PackedProblem w(Format{bits, 32, bits % 2 == 0 ? Zero::affine : Zero::symmetric}, 150,
+                            cols);
       const Matrix<float> x = random_rows(20, cols), weights = dequantized(w.panels);
       ThreadPool one(1), three(3);
       Matrix<float> many(20, 150), threaded(20, 150), dense(20, 150), few(5, 150);

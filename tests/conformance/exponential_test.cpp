@@ -16,8 +16,6 @@ namespace {
 
 using namespace bisup;
 
-constexpr double u = 0x1p-24;
-
 TEST_CASE("swiglu of every target is within its bound of the exact result") {
   on_every_target(vector_kernel_table<>, [](Target target, const VectorKernels& kernels) {
     std::vector<float> gate, up;

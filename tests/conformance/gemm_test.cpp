@@ -15,11 +15,10 @@ namespace {
 
 using namespace bisup;
 
-constexpr float untouched = 12345;
-
 void scalar_gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y) {
-  with_bits(w.shape.format.bits,
-            [&]<int Bits>() { scalar::gemm<Bits>(w, x, y, {0, w.shape.row_tiles(), 0, x.tokens}); });
+  with_bits(w.shape.format.bits, [&]<int Bits>() {
+    scalar::gemm<Bits>(w, x, y, {0, w.shape.row_tiles(), 0, x.tokens});
+  });
 }
 
 // The magnitude that rounding errors scale with: sum over groups of |s_w s_a dot|.
@@ -52,7 +51,8 @@ void require_conforms(const Entry<GemmFn>& entry, const PackedPanels& w, const A
   entry.function(w, x, twice.ref(), {0, w.shape.row_tiles(), 0, x.tokens, Into::add});
   for (int t = 0; t < x.tokens; ++t) {
     for (int r = 0; r < w.shape.rows; ++r) {
-      if (twice(t, r) != 2 * y(t, r)) FAIL(name(entry.target) << " does not add at " << t << ", " << r);
+      if (twice(t, r) != 2 * y(t, r))
+        FAIL(name(entry.target) << " does not add at " << t << ", " << r);
       if (y(t, r) == expected(t, r)) continue;
       // Each side: rounding a dot of more than 24 bits, the product of two scales, the product with
       // the dot, and at most `groups` sums, each relative 2^-24 of the sum of magnitudes.
@@ -65,13 +65,15 @@ void require_conforms(const Entry<GemmFn>& entry, const PackedPanels& w, const A
   for (int i = 0; i < store.rows(); ++i) {
     for (int j = 0; j < store.cols(); ++j) {
       const bool inside = i >= 1 && i <= x.tokens && j >= 2 && j < w.shape.rows + 2;
-      if (!inside && store(i, j) != untouched) FAIL(name(entry.target) << " wrote outside y at " << i << ", " << j);
+      if (!inside && store(i, j) != untouched)
+        FAIL(name(entry.target) << " wrote outside y at " << i << ", " << j);
     }
   }
 }
 
 void check(const Format& format, int rows, int cols, int tokens, bool token_scales) {
-  INFO(describe(format, rows, cols, tokens) << (token_scales ? ", token scales" : ", group scales"));
+  INFO(describe(format, rows, cols, tokens)
+       << (token_scales ? ", token scales" : ", group scales"));
   const PackedProblem w(format, rows, cols);
   const QuantizedActivation x =
       random_activation({.group = format.group, .token_scales = token_scales}, tokens, cols);
@@ -79,26 +81,29 @@ void check(const Format& format, int rows, int cols, int tokens, bool token_scal
   scalar_gemm(w.panels, x.view(), expected.ref());
   for (const Target target : all_targets) {
     const Entry<GemmFn> entry = gemm_kernel(format, target);
-    if (entry.target == target && runs_here(target)) require_conforms(entry, w.panels, x.view(), expected.ref());
+    if (entry.target == target && runs_here(target))
+      require_conforms(entry, w.panels, x.view(), expected.ref());
   }
 }
-
-constexpr int widths[] = {2, 3, 4, 5, 6, 8};
 
 }  // namespace
 
 TEST_CASE("a packed product agrees with scalar in every format and shape") {
   for (const Target target : all_targets) {
-    if (!runs_here(target)) std::cout << "skipped: " << name(target) << " does not run on this processor\n";
+    if (!runs_here(target))
+      std::cout << "skipped: " << name(target) << " does not run on this processor\n";
   }
-  int n = 0;  // shapes, scale types and scale groups take turns, so that all pairs with a width meet
-  constexpr int row_counts[] = {1, 15, 17, 172}, col_counts[] = {32, 40, 172, 576}, token_counts[] = {1, 2, 5, 7, 13};
+  int n =
+      0;  // shapes, scale types and scale groups take turns, so that all pairs with a width meet
+  constexpr int row_counts[] = {1, 15, 17, 172}, col_counts[] = {32, 40, 172, 576},
+                token_counts[] = {1, 2, 5, 7, 13};
   for (const int bits : widths) {
     for (const Zero zero : {Zero::symmetric, Zero::affine}) {
       for (const int group : {0, 32, 64, 128}) {
         for (int turn = 0; turn < 10; ++turn, ++n) {
           const Format format{bits, group, zero, static_cast<Scale>(n % 3)};
-          check(format, row_counts[n / 2 % 4], col_counts[(turn + n / 10) % 4], token_counts[n % 5], turn % 2 == 0);
+          check(format, row_counts[n / 2 % 4], col_counts[(turn + n / 10) % 4], token_counts[n % 5],
+                turn % 2 == 0);
         }
       }
     }
@@ -111,9 +116,12 @@ TEST_CASE("the integers of a packed product are exact") {
     for (const Zero zero : {Zero::symmetric, Zero::affine}) {
       const Format format{bits, 0, zero, Scale::f32};
       PackedProblem w(format, 33, 256);
-      for (std::size_t i = 0; i < w.panels.shape.scale_count(); ++i) static_cast<float*>(w.buffer.scales())[i] = 1;
-      // Only the largest and the smallest code, against -127 and 127: the most that 16-bit steps hold.
-      for (std::size_t i = 0; i < w.panels.shape.code_bytes(); ++i) w.buffer.codes()[i] = i / 64 % 3 == 0 ? 0 : 255;
+      for (std::size_t i = 0; i < w.panels.shape.scale_count(); ++i)
+        static_cast<float*>(w.buffer.scales())[i] = 1;
+      // Only the largest and the smallest code, against -127 and 127: the most that 16-bit steps
+      // hold.
+      for (std::size_t i = 0; i < w.panels.shape.code_bytes(); ++i)
+        w.buffer.codes()[i] = i / 64 % 3 == 0 ? 0 : 255;
       QuantizedActivation x = random_activation({.group = 0}, 7, 256);
       for (int t = 0; t < 7; ++t) {
         x.scales()(t, 0) = 1, x.sums()(t, 0) = 0;
@@ -126,7 +134,8 @@ TEST_CASE("the integers of a packed product are exact") {
       scalar_gemm(w.panels, x.view(), expected.ref());
       for (const Target target : all_targets) {
         if (!runs_here(target)) continue;
-        gemm_kernel(format, target).function(w.panels, x.view(), y.ref(), {0, w.panels.shape.row_tiles(), 0, 7});
+        gemm_kernel(format, target)
+            .function(w.panels, x.view(), y.ref(), {0, w.panels.shape.row_tiles(), 0, 7});
         INFO(describe(format, 33, 256, 7) << ", " << name(target));
         REQUIRE(std::memcmp(y.data(), expected.data(), 7 * 33 * sizeof(float)) == 0);
       }
@@ -154,7 +163,8 @@ TEST_CASE("a token's row does not depend on its batch, nor y on the threads") {
       part.resize(count, rows);
       gemm(w.panels, some, part.ref(), one);
       INFO(bits << " bits, " << count << " tokens alone");
-      REQUIRE(std::memcmp(part.data(), y.ref().row_data(first), sizeof(float) * static_cast<std::size_t>(count * rows)) == 0);
+      REQUIRE(std::memcmp(part.data(), y.ref().row_data(first),
+                          sizeof(float) * static_cast<std::size_t>(count * rows)) == 0);
     }
   }
 }
@@ -172,5 +182,6 @@ TEST_CASE("a packed product refuses what does not fit together") {
   x = random_activation({.group = 64}, 2, 95);
   REQUIRE_THROWS_AS(gemm(w.panels, x.view(), y.ref(), pool), ContractViolation);
   PackedShape long_row{Format{8, 0}, 16, longest_group + 32};
-  REQUIRE_THROWS_AS(gemm({nullptr, nullptr, nullptr, long_row}, x.view(), y.ref(), pool), ContractViolation);
+  REQUIRE_THROWS_AS(gemm({nullptr, nullptr, nullptr, long_row}, x.view(), y.ref(), pool),
+                    ContractViolation);
 }

@@ -8,21 +8,14 @@
 
 #include <bisup_test.hpp>
 #include <conformance/targets.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
 
-constexpr double u = 0x1p-24;
-constexpr float untouched = 12345;
 constexpr int lengths[] = {1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 172, 576};
 
-std::vector<float> normals(int count, std::uint64_t seed, double deviation = 1) {
-  Random random(seed);
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& v : values) v = static_cast<float>(deviation * random.normal());
-  return values;
-}
 std::vector<double> widened(const std::vector<float>& x) {
   return {x.begin(), x.end()};
 }
@@ -48,9 +41,9 @@ TEST_CASE("rounding to levels of every target is exact to the bit, as is what pa
   on_all([&](const GradientKernels<float>& kernels, int n) {
     for (const LevelRange<float> levels :
          {LevelRange<float>{0.3f, 1 / 0.3f, -4, 3}, {0.1f, 10, -5, 2}}) {
-      auto x = normals(n, 1);
+      auto x = test::normal_values(n, 1);
       if (n > 16) x[2] = NAN, x[3] = INFINITY, x[4] = -INFINITY, x[5] = 0;
-      const auto g = normals(n, 2);
+      const auto g = test::normal_values(n, 2);
       auto y = room(n), expected = room(n);
       kernels.round_to_levels(x.data(), n, levels, y.data());
       exact.round_to_levels(x.data(), n, levels, expected.data());
@@ -76,8 +69,8 @@ TEST_CASE("rounding to levels of every target is exact to the bit, as is what pa
 
 TEST_CASE("the gradient of swiglu is within its bound of the exact one") {
   on_all([](const GradientKernels<float>& kernels, int n) {
-    auto gate = normals(n, 1, 3);
-    const auto up = normals(n, 2), dh = normals(n, 3);
+    auto gate = test::normal_values(n, 1, 3);
+    const auto up = test::normal_values(n, 2), dh = test::normal_values(n, 3);
     if (n > 8) gate[1] = 100, gate[2] = -100, gate[3] = 0;
     auto dgate = room(n), dup = room(n);
     kernels.swiglu_gradient(gate.data(), up.data(), dh.data(), n, dgate.data(), dup.data());
@@ -102,9 +95,10 @@ TEST_CASE("the gradient of swiglu is within its bound of the exact one") {
 
 TEST_CASE("the gradients of softmax and norm are within their bounds of the exact ones") {
   on_all([](const GradientKernels<float>& kernels, int n) {
-    auto p = normals(n, 1);
+    auto p = test::normal_values(n, 1);
     for (float& v : p) v = std::fabs(v) / static_cast<float>(n);
-    const auto dp = normals(n, 2), weight = normals(n, 3), x = normals(n, 4);
+    const auto dp = test::normal_values(n, 2), weight = test::normal_values(n, 3),
+               x = test::normal_values(n, 4);
     auto ds = room(n);
     kernels.softmax_gradient(p.data(), dp.data(), n, ds.data());
     double dot = 0, magnitude = 0;
@@ -144,7 +138,8 @@ TEST_CASE("the gradients of softmax and norm are within their bounds of the exac
 
 TEST_CASE("products of rows are exact, sums of them within the bound of their order") {
   on_all([](const GradientKernels<float>& kernels, int n) {
-    const auto a = normals(n, 1), b = normals(n, 2), before = normals(n, 3);
+    const auto a = test::normal_values(n, 1), b = test::normal_values(n, 2),
+               before = test::normal_values(n, 3);
     auto y = room(n), expected = room(n);
     kernels.product(a.data(), b.data(), n, y.data());
     scalar::product(a.data(), b.data(), n, expected.data());
@@ -168,7 +163,7 @@ TEST_CASE("products of rows are exact, sums of them within the bound of their or
 
 TEST_CASE("the divergence of two rows of logits and its gradient are within their bounds") {
   on_all([](const GradientKernels<float>& kernels, int n) {
-    const auto teacher = normals(n, 1, 4), student = normals(n, 2, 4);
+    const auto teacher = test::normal_values(n, 1, 4), student = test::normal_values(n, 2, 4);
     const auto log_sum = [n](const std::vector<float>& x) {
       const LogSum<double> s = scalar::log_sum<double>(widened(x).data(), n);
       return s.largest + std::log(s.sum);

@@ -10,19 +10,11 @@
 
 #include <bisup_test.hpp>
 #include <conformance/targets.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
-
-constexpr double u = 0x1p-24;
-
-std::vector<float> normals(std::size_t count) {
-  Random random(count);
-  std::vector<float> values(count);
-  for (float& v : values) v = static_cast<float>(random.normal());
-  return values;
-}
 
 double length(const std::vector<float>& x) {
   double squares = 0;
@@ -34,7 +26,7 @@ TEST_CASE("every target computes the scalar transform to the bit") {
   on_every_target(vector_kernel_table<>, [](Target target, const VectorKernels& kernels) {
     for (int n = 1; n <= 4096; n *= 2) {
       CAPTURE(name(target), n);
-      auto x = normals(static_cast<std::size_t>(n) + 1), expected = x;
+      auto x = test::normal_values(n + 1, 1), expected = x;
       scalar::hadamard(expected.data(), n, 0.3f);
       kernels.hadamard(x.data(), n, 0.3f);
       REQUIRE(x == expected);
@@ -47,7 +39,7 @@ TEST_CASE("every target joins runs of values as scalar does, to the bit") {
     for (const int run : {1, 2, 3, 7, 8, 12, 16, 17, 24, 48, 64}) {
       for (int n = 1; n <= 128; n *= 2) {
         CAPTURE(name(target), n, run);
-        auto x = normals(static_cast<std::size_t>(n * run) + 1), expected = x;
+        auto x = test::normal_values(n * run + 1, 1), expected = x;
         scalar::hadamard_runs(expected.data(), n, run, 0.3f);
         kernels.hadamard_runs(x.data(), n, run, 0.3f);
         REQUIRE(x == expected);
@@ -57,7 +49,7 @@ TEST_CASE("every target joins runs of values as scalar does, to the bit") {
 }
 
 TEST_CASE("runs of values are transformed as columns") {
-  const auto x = normals(16 * 5);
+  const auto x = test::normal_values(16 * 5, 1);
   auto y = x;
   scalar::hadamard_runs(y.data(), 16, 5, 0.25f);
   for (std::size_t col = 0; col < 5; ++col) {
@@ -70,7 +62,7 @@ TEST_CASE("runs of values are transformed as columns") {
 
 TEST_CASE("the scalar transform is the matrix of signs (-1)^popcount(i & j)") {
   for (unsigned n = 1; n <= 128; n *= 2) {
-    const auto x = normals(n);
+    const auto x = test::normal_values(static_cast<int>(n), 1);
     auto y = x;
     scalar::hadamard(y.data(), static_cast<int>(n), 1.0f);
     double magnitude = 0;
@@ -86,7 +78,7 @@ TEST_CASE("the scalar transform is the matrix of signs (-1)^popcount(i & j)") {
 
 TEST_CASE("the normalised transform is its own inverse and keeps lengths") {
   for (std::size_t n = 1; n <= 4096; n *= 2) {
-    const auto x = normals(n);
+    const auto x = test::normal_values(static_cast<int>(n), 1);
     auto y = x;
     hadamard(y);
     // A step is orthogonal up to a factor, so each errs by u in length; 1 / sqrt(n) has two
@@ -103,7 +95,7 @@ TEST_CASE("the normalised transform is its own inverse and keeps lengths") {
 TEST_CASE("every head of every row is transformed by itself") {
   ThreadPool pool(2);
   Matrix<float> x(50, 3 * 64 + 5);
-  const auto head = normals(64);
+  const auto head = test::normal_values(64, 1);
   for (int r = 0; r < 50; ++r) {
     for (int c = 0; c < x.cols(); ++c) x(r, c) = head[static_cast<std::size_t>(c % 64)];
   }

@@ -19,7 +19,8 @@ bool same(const QuantizedActivation& a, const QuantizedActivation& b) {
   const auto tokens = static_cast<std::size_t>(p.tokens);
   return std::memcmp(p.codes, q.codes, tokens * static_cast<std::size_t>(p.padded_cols)) == 0 &&
          std::memcmp(p.sums, q.sums, tokens * static_cast<std::size_t>(p.groups) * 4) == 0 &&
-         std::memcmp(p.scales, q.scales, tokens * static_cast<std::size_t>(p.scale_groups) * 4) == 0;
+         std::memcmp(p.scales, q.scales, tokens * static_cast<std::size_t>(p.scale_groups) * 4) ==
+             0;
 }
 
 template <class Kernel>
@@ -40,7 +41,7 @@ void check_every_target(MatrixRef<const float> x, const ActivationFormat& format
   });
 }
 
-Matrix<float> random_rows(int tokens, int cols) {
+Matrix<float> rows_of_many_sizes(int tokens, int cols) {
   Matrix<float> x(tokens, cols);
   Random random(static_cast<std::uint64_t>(tokens * 31 + cols));
   for (int t = 0; t < tokens; ++t) {
@@ -54,12 +55,13 @@ Matrix<float> random_rows(int tokens, int cols) {
 
 TEST_CASE("activations are rounded to the same bits on every target") {
   for (const int cols : {1, 31, 32, 40, 172, 576}) {
-    const Matrix<float> x = random_rows(5, cols);
+    const Matrix<float> x = rows_of_many_sizes(5, cols);
     for (const int group : {0, 32, 64, 128}) {
       for (const int bits : {2, 4, 5, 8}) {
         for (const bool token_scales : {false, true}) {
           check_every_target(x.ref(), {.bits = bits, .group = group, .token_scales = token_scales});
-          check_every_target(x.ref(), {.bits = bits, .group = group, .token_scales = token_scales, .clip = 0.7f});
+          check_every_target(
+              x.ref(), {.bits = bits, .group = group, .token_scales = token_scales, .clip = 0.7f});
         }
       }
     }
@@ -67,10 +69,12 @@ TEST_CASE("activations are rounded to the same bits on every target") {
 }
 
 TEST_CASE("ties, zeros and numbers that are none are rounded to the same bits on every target") {
-  constexpr float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN(),
+                  infinity = std::numeric_limits<float>::infinity();
   Matrix<float> x(6, 70);
   for (int t = 0; t < 6; ++t) {
-    for (int c = 0; c < 70; ++c) x(t, c) = (t == 0 ? 0.0f : static_cast<float>(c % 255) - 127.0f) + (c > 1 ? 0.5f : 0.0f);
+    for (int c = 0; c < 70; ++c)
+      x(t, c) = (t == 0 ? 0.0f : static_cast<float>(c % 255) - 127.0f) + (c > 1 ? 0.5f : 0.0f);
   }
   for (float& v : x.row(0)) v = -0.0f;
   x(2, 3) = nan;
@@ -78,7 +82,8 @@ TEST_CASE("ties, zeros and numbers that are none are rounded to the same bits on
   x(4, 40) = -infinity, x(4, 69) = nan;
   x(5, 0) = std::numeric_limits<float>::max(), x(5, 1) = std::numeric_limits<float>::denorm_min();
   for (const bool token_scales : {false, true}) {
-    for (const int group : {0, 32}) check_every_target(x.ref(), {.group = group, .token_scales = token_scales});
+    for (const int group : {0, 32})
+      check_every_target(x.ref(), {.group = group, .token_scales = token_scales});
   }
   const QuantizedActivation out = run(scalar::quantize_activation, x.ref(), {.group = 0});
   REQUIRE(out.view().codes[2 * out.view().padded_cols + 3] == -127);  // a NaN is the lowest code
@@ -86,12 +91,13 @@ TEST_CASE("ties, zeros and numbers that are none are rounded to the same bits on
 }
 
 TEST_CASE("rounded activations are within half a step, and sums are sums") {
-  const Matrix<float> x = random_rows(9, 172);
+  const Matrix<float> x = rows_of_many_sizes(9, 172);
   ThreadPool pool(2);
   QuantizedActivation out;
   for (const int bits : {2, 4, 8}) {
     for (const bool token_scales : {false, true}) {
-      quantize_activation(x.ref(), {.bits = bits, .group = 64, .token_scales = token_scales}, out, pool);
+      quantize_activation(x.ref(), {.bits = bits, .group = 64, .token_scales = token_scales}, out,
+                          pool);
       const ActivationView a = out.view();
       for (int t = 0; t < a.tokens; ++t) {
         double squares = 0, steps = 0;
@@ -102,11 +108,13 @@ TEST_CASE("rounded activations are within half a step, and sums are sums") {
           REQUIRE(std::fabs(error) <= step * (0.5 + 127 * 0x1p-23));
           squares += error * error, steps += step * step;
         }
-        // Uniform errors have variance step^2 / 12; a tenth of that RMSE is 172 errors all but zero.
+        // Uniform errors have variance step^2 / 12; a tenth of that RMSE is 172 errors all but
+        // zero.
         REQUIRE(std::sqrt(squares) >= 0.1 * std::sqrt(steps / 12));
         for (int g = 0; g < a.groups; ++g) {
           int sum = 0;
-          for (int c = 64 * g; c < std::min(64 * g + 64, a.padded_cols); ++c) sum += a.codes[t * a.padded_cols + c];
+          for (int c = 64 * g; c < std::min(64 * g + 64, a.padded_cols); ++c)
+            sum += a.codes[t * a.padded_cols + c];
           REQUIRE(a.sums[t * a.groups + g] == sum);
         }
       }

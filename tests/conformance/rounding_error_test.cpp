@@ -13,13 +13,13 @@ namespace {
 
 using namespace bisup;
 
-constexpr double u = 0x1p-24;
 constexpr float none = std::numeric_limits<float>::infinity();
 
 TEST_CASE("what rounding costs, on every target within the bound of its arithmetic") {
   on_every_target(rounding_error_table<>, [](Target target, const RoundingErrorKernels& kernels) {
     for (const int count : {0, 1, 7, 8, 9, 16, 17, 32, 33, 64, 128, 240, 300, 576}) {
-      for (const CodeLevels levels : {CodeLevels{0.3f, -8, 7}, CodeLevels{1.1f, -1, 2}, CodeLevels{1e-3f, 0, 3}}) {
+      for (const CodeLevels levels :
+           {CodeLevels{0.3f, -8, 7}, CodeLevels{1.1f, -1, 2}, CodeLevels{1e-3f, 0, 3}}) {
         for (const bool weighted : {false, true}) {
           CAPTURE(name(target), count, levels.scale, weighted);
           Random random(static_cast<std::uint64_t>(count));

@@ -16,9 +16,6 @@ namespace {
 
 using namespace bisup;
 
-constexpr double u = 0x1p-24;
-constexpr float untouched = 12345;
-
 std::vector<float> normals(int count, std::uint64_t seed) {
   Random random(seed);
   std::vector<float> values(static_cast<std::size_t>(count));

@@ -12,11 +12,11 @@ namespace {
 
 using namespace bisup;
 
-struct Problem {
+struct SignProblem {
   int k, width;
   std::vector<std::uint8_t> signs;
   std::vector<float> x;  // [k, width], then one value that stays
-  Problem(int order, int columns) : k(order), width(columns) {
+  SignProblem(int order, int columns) : k(order), width(columns) {
     Random random(static_cast<std::uint64_t>(k * 1000 + width));
     for (int i = 0; i < k * k / 4; ++i)
       signs.push_back(static_cast<std::uint8_t>(random.below(16)));
@@ -37,7 +37,7 @@ TEST_CASE("every target computes the scalar sign product to the bit") {
       for (const int width : {1, 3, 7, 8, 12, 15, 16, 17, 31, 32, 33, 64, 84}) {
         if (k > 100 && width > 40) continue;
         CAPTURE(name(target), k, width);
-        const Problem problem(k, width);
+        const SignProblem problem(k, width);
         REQUIRE(problem.apply(kernels.sign_product, 0.3f) ==
                 problem.apply(scalar::sign_product<float>, 0.3f));
       }
@@ -47,7 +47,7 @@ TEST_CASE("every target computes the scalar sign product to the bit") {
 
 TEST_CASE("the scalar sign product is the product by a matrix of signs") {
   for (const int k : {4, 12, 28}) {
-    const Problem problem(k, 5);
+    const SignProblem problem(k, 5);
     const auto y = problem.apply(scalar::sign_product<float>, 1);
     REQUIRE(y.back() == problem.x.back());
     for (int row = 0; row < k; ++row) {

@@ -10,6 +10,10 @@
 
 #include <bisup/kernel/dispatch.hpp>
 
+constexpr double u = 0x1p-24;       // unit roundoff of float
+constexpr float untouched = 12345;  // what lies where a kernel must not write
+constexpr int widths[] = {2, 3, 4, 5, 6, 8};
+
 template <class Fn, std::size_t N, class Check>
 void on_every_target(const std::array<bisup::Entry<Fn>, N>& table, Check&& check) {
   for (const auto& entry : table) {

@@ -167,7 +167,12 @@ TEST_CASE("a process kept to one core of many has one") {
 }
 
 // AddressSanitizer maps memory of its own for a thread and ends the process where it gets none.
-#if !defined(__SANITIZE_ADDRESS__)
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define BISUP_TEST_ASAN
+#endif
+#endif
+#if !defined(BISUP_TEST_ASAN) && !defined(__SANITIZE_ADDRESS__)
 TEST_CASE("threads that cannot be had are an exception and nothing worse") {
   // Address space for a few stacks of 8 MiB and no more; in a child, since the limit stays.
   const pid_t child = ::fork();

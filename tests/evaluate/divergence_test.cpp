@@ -6,21 +6,11 @@
 
 #include <bisup_test.hpp>
 #include "../llama/golden_models.hpp"
+#include "some_ids.hpp"
 
 namespace {
 
 using namespace bisup;
-
-llama::Model small_model(const char* name) {
-  const auto golden = test::read_json("tests/oracle/models.json");
-  return llama::read_model(test::GoldenModel(golden.at("models").at(name))).value();
-}
-
-std::vector<int> some_ids(int count) {
-  std::vector<int> ids;
-  for (int i = 0; i < count; ++i) ids.push_back((i * i + 5 * i) % 128);
-  return ids;
-}
 
 TEST_CASE("one position by hand") {
   const std::vector<float> p = {std::log(0.5f), std::log(0.25f), std::log(0.25f)};
@@ -34,8 +24,8 @@ TEST_CASE("one position by hand") {
 }
 
 TEST_CASE("a model does not diverge from itself") {
-  const auto model = small_model("llama");
-  const auto d = divergence(model, {}, model, {}, some_ids(60), {.context = 30});
+  const auto model = test::small_model("llama");
+  const auto d = divergence(model, {}, model, {}, test::some_ids(60), {.context = 30});
   REQUIRE(d);
   CHECK(d->kl_mean == 0);
   CHECK(d->kl_p99 == 0);
@@ -45,8 +35,8 @@ TEST_CASE("a model does not diverge from itself") {
 }
 
 TEST_CASE("divergence is positive, falls with the bits, and carries both perplexities") {
-  const auto model = small_model("llama");
-  const auto ids = some_ids(120);
+  const auto model = test::small_model("llama");
+  const auto ids = test::some_ids(120);
   double last = 1e9;
   for (const char* text : {"W3A4KV4-g32", "W4A8KV8-g32", "W8A8KV8-g32"}) {
     const auto packed = round_to_nearest(model, Scheme::parse(text).value());
@@ -65,15 +55,17 @@ TEST_CASE("divergence is positive, falls with the bits, and carries both perplex
 }
 
 TEST_CASE("different vocabularies cannot be compared") {
-  auto other = small_model("llama");
+  auto other = test::small_model("llama");
   other.config.vocab_size = 127;
-  const auto d = divergence(other, {}, small_model("llama"), {}, some_ids(60), {.context = 30});
+  const auto d =
+      divergence(other, {}, test::small_model("llama"), {}, test::some_ids(60), {.context = 30});
   REQUIRE_FALSE(d);
   CHECK(d.error().code == Errc::wrong_shape);
-  const auto model = small_model("llama");
-  auto foreign = some_ids(60);
+  const auto model = test::small_model("llama");
+  auto foreign = test::some_ids(60);
   foreign[59] = model.config.vocab_size;
-  CHECK(divergence(model, {}, model, {}, foreign, {.context = 30}).error().code == Errc::out_of_range);
+  CHECK(divergence(model, {}, model, {}, foreign, {.context = 30}).error().code ==
+        Errc::out_of_range);
 }
 
 }  // namespace

@@ -11,25 +11,15 @@
 #include <bisup_test.hpp>
 #include "../llama/golden_models.hpp"
 #include "golden_text.hpp"
+#include "some_ids.hpp"
 
 namespace {
 
 using namespace bisup;
 
-llama::Model small_model() {
-  const auto golden = test::read_json("tests/oracle/models.json");
-  return llama::read_model(test::GoldenModel(golden.at("models").at("llama"))).value();
-}
-
-std::vector<int> some_ids(int count) {
-  std::vector<int> ids;
-  for (int i = 0; i < count; ++i) ids.push_back((i * i + 5 * i) % 128);
-  return ids;
-}
-
 TEST_CASE("a stored prompt stands before every window and is not scored") {
-  auto model = small_model();
-  const auto ids = some_ids(60);
+  auto model = test::small_model();
+  const auto ids = test::some_ids(60);
   const std::vector<int> before = {3, 2, 1};
   const llama::Config& c = model.config;
   PromptCache prompt(before, c.layers, c.kv_heads, c.head_dim, DType::f32);
@@ -66,8 +56,8 @@ TEST_CASE("a stored prompt stands before every window and is not scored") {
 }
 
 TEST_CASE("perplexity is the mean over all positions but a window's first, each window by itself") {
-  const auto model = small_model();
-  const auto ids = some_ids(75);
+  const auto model = test::small_model();
+  const auto ids = test::some_ids(75);
   const auto measured = perplexity(model, ids, {.context = 30}, {});
   REQUIRE(measured);
   CHECK(measured->windows == 2);
@@ -93,23 +83,23 @@ TEST_CASE("perplexity is the mean over all positions but a window's first, each 
 }
 
 TEST_CASE("a text shorter than a window is an error; so are logits that are not finite") {
-  auto model = small_model();
-  CHECK(perplexity(model, some_ids(29), {.context = 30}, {}).error().code == Errc::too_short);
+  auto model = test::small_model();
+  CHECK(perplexity(model, test::some_ids(29), {.context = 30}, {}).error().code == Errc::too_short);
   CHECK(perplexity(model, {}, {.context = 30}, {}).error().code == Errc::too_short);
-  auto foreign = some_ids(30);
+  auto foreign = test::some_ids(30);
   foreign[7] = model.config.vocab_size;
   CHECK(perplexity(model, foreign, {.context = 30}, {}).error().code == Errc::out_of_range);
   model.final_norm[0] = std::numeric_limits<float>::quiet_NaN();
-  const auto broken = perplexity(model, some_ids(30), {.context = 30}, {});
+  const auto broken = perplexity(model, test::some_ids(30), {.context = 30}, {});
   REQUIRE_FALSE(broken);
   CHECK(broken.error().code == Errc::not_finite);
 }
 
 TEST_CASE("progress counts windows and can stop") {
-  const auto model = small_model();
+  const auto model = test::small_model();
   int calls = 0;
-  const auto stopped = perplexity(model, some_ids(90), {.context = 30}, {}, ThreadPool::shared(),
-                                  [&](int done, int all) {
+  const auto stopped = perplexity(model, test::some_ids(90), {.context = 30}, {},
+                                  ThreadPool::shared(), [&](int done, int all) {
                                     CHECK(all == 3);
                                     return ++calls, done < 2;
                                   });
@@ -119,8 +109,8 @@ TEST_CASE("progress counts windows and can stop") {
 }
 
 TEST_CASE("packed and simulated perplexity agree within half a percent") {
-  const auto model = small_model();
-  const auto ids = some_ids(120);
+  const auto model = test::small_model();
+  const auto ids = test::some_ids(120);
   for (const char* text : {"W8A8KV8-g32", "W4A8KV8-g32", "W3A16-g32"}) {
     const auto scheme = Scheme::parse(text).value();
     const auto packed = round_to_nearest(model, scheme);
@@ -150,22 +140,24 @@ TEST_CASE("SmolLM2: ids, logits, greedy text and NLL are those of transformers",
 }
 
 TEST_CASE("what a prompt has said is not said again, and not scored") {
-  auto model = small_model();
-  const auto plain = small_model();
-  auto ids = some_ids(60);
+  auto model = test::small_model();
+  const auto plain = test::small_model();
+  auto ids = test::some_ids(60);
   const int bos = ids[0];
   model.prompt = llama::store_prompt(model, std::vector<int>{bos}, DType::f32).value();
   const auto measured = perplexity(model, ids, {.context = 30}, {});
   REQUIRE(measured);
   CHECK(measured->tokens == 57);
-  // The first window is the plain model's but for what follows BOS; keys and values are the same floats.
+  // The first window is the plain model's but for what follows BOS; keys and values are the same
+  // floats.
   auto session = llama::Session::make(plain, 30);
   Matrix<float> logits(30, plain.config.vocab_size);
   session->logits(session->forward(std::span(ids).first(30)), logits.ref());
   double expected = 0;
   for (std::size_t t = 1; t < 29; ++t) {
     const auto row = std::as_const(logits).row(static_cast<int>(t));
-    expected += (log_sum_exp(row) - static_cast<double>(row[static_cast<std::size_t>(ids[t + 1])])) / 28;
+    expected +=
+        (log_sum_exp(row) - static_cast<double>(row[static_cast<std::size_t>(ids[t + 1])])) / 28;
   }
   CHECK(measured->window_nll[0] == Approx(expected).epsilon(1e-3));
   // Behind a longer prompt BOS is taken off if it is known to be one.
@@ -177,7 +169,8 @@ TEST_CASE("what a prompt has said is not said again, and not scored") {
   REQUIRE(both);
   CHECK(both->model.tokens == 57);
   CHECK(both->reference.window_nll[0] == Approx(expected).epsilon(1e-6));
-  CHECK(both->model.window_nll[0] == Approx(perplexity(model, ids, {.context = 30, .bos = bos}, {})->window_nll[0]));
+  CHECK(both->model.window_nll[0] ==
+        Approx(perplexity(model, ids, {.context = 30, .bos = bos}, {})->window_nll[0]));
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
-#include <unistd.h>
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/core/random.hpp>
 #include <bisup/io/artefact_reader.hpp>
@@ -14,22 +13,12 @@
 
 #include <bisup_test.hpp>
 #include "../llama/golden_models.hpp"
+#include "scratch_folder.hpp"
 
 namespace {
 
 using namespace bisup;
 namespace fs = std::filesystem;
-
-struct Folder {
-  fs::path path = fs::temp_directory_path() / ("bisup_artefact_" + std::to_string(::getpid()));
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
-};
-
-llama::Model small_model(const std::string& name) {
-  const auto golden = test::read_json("tests/oracle/models.json");
-  return llama::read_model(test::GoldenModel(golden.at("models").at(name))).value();
-}
 
 std::vector<float> logits_of(const llama::Model& model) {
   auto session = llama::Session::make(model, 32);
@@ -38,30 +27,21 @@ std::vector<float> logits_of(const llama::Model& model) {
   return {logits.begin(), logits.end()};
 }
 
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write_file(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
-
-fs::path saved(const Folder& folder, const llama::Model& model) {
-  const fs::path path = folder.path / "model.safetensors";
+fs::path saved(const ScratchFolder& folder, const llama::Model& model) {
+  const fs::path path = folder.path() / "model.safetensors";
   const io::TokenizerFiles tokenizer{.tokenizer_json = "{}", .chat_template = "hello"};
   REQUIRE(io::save_artefact(path, model, tokenizer, {.float_weights = "f32"}));
   return path;
 }
 
 TEST_CASE("what is loaded computes the same bits as what was saved, on every kind of scheme") {
-  const Folder folder;
+  const ScratchFolder folder;
   for (const char* name :
        {"llama", "qwen2_tied", "qwen3", "llama_mlp_bias", "mistral_window", "llama_rope_yarn"}) {
     for (const char* scheme : {"W4A4KV4-g64", "W3A16-channel-affine", "W8A8KV8-g32-atoken-head8",
                                "W16A8-g32", "W5A6-g128"}) {
       INFO(name << " " << scheme);
-      const auto model = round_to_nearest(small_model(name), Scheme::parse(scheme).value());
+      const auto model = round_to_nearest(test::small_model(name), Scheme::parse(scheme).value());
       REQUIRE(model);
       const auto loaded = io::load_artefact(saved(folder, *model));
       if (!loaded) FAIL(loaded.error().describe());
@@ -76,7 +56,8 @@ TEST_CASE("what is loaded computes the same bits as what was saved, on every kin
 
 // A model whose inputs are transformed and whose linears have keepers and branches.
 llama::Model with_everything() {
-  auto model = round_to_nearest(small_model("qwen2_tied"), Scheme::parse("W4A4-g32").value()).value();
+  auto model =
+      round_to_nearest(test::small_model("qwen2_tied"), Scheme::parse("W4A4-g32").value()).value();
   for (auto& block : model.blocks) {
     for (const auto& [name, linear, input] : llama::named_linears) {
       llama::AnyLinear& l = block.*linear;
@@ -90,7 +71,8 @@ llama::Model with_everything() {
         }
         return m;
       };
-      l = llama::AnyLinear(quantize(gaussian(out, in - kept).ref(), l.packed()->format()).value(), l.bias(),
+      l = llama::AnyLinear(quantize(gaussian(out, in - kept).ref(), l.packed()->format()).value(),
+                           l.bias(),
                            quantize(gaussian(out, kept).ref(), int8_channel::value).value());
       l.set_branch({llama::as_half(llama::dense_tensor(gaussian(4, in))),
                     quantize(gaussian(out, 4).ref(), int8_channel::value).value()});
@@ -105,7 +87,7 @@ llama::Model with_everything() {
 }
 
 TEST_CASE("transformed inputs, keepers and low-rank branches survive the file") {
-  const Folder folder;
+  const ScratchFolder folder;
   const llama::Model model = with_everything();
   const auto loaded = io::load_artefact(saved(folder, model));
   if (!loaded) FAIL(loaded.error().describe());
@@ -118,7 +100,7 @@ TEST_CASE("transformed inputs, keepers and low-rank branches survive the file") 
 }
 
 TEST_CASE("an order that would read beyond a row, or one channel twice, is refused") {
-  const Folder folder;
+  const ScratchFolder folder;
   for (const int wrong : {-1, 1 << 20, 0}) {  // 0 is there already, last
     llama::Model model = with_everything();
     model.blocks[1].inputs.mlp.order[1] = wrong;
@@ -146,8 +128,8 @@ llama::Model with_prompt(llama::Model model, DType type) {
 }
 
 TEST_CASE("the cache's policy and the stored prompt come back, and sessions use them") {
-  const Folder folder;
-  auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8KV4-g32").value());
+  const ScratchFolder folder;
+  auto model = round_to_nearest(test::small_model("llama"), Scheme::parse("W4A8KV4-g32").value());
   REQUIRE(model);
   CHECK(model->kv == KvPolicy::of(model->scheme));
   const std::vector<float> plain = logits_of(*model);
@@ -183,13 +165,14 @@ TEST_CASE("the cache's policy and the stored prompt come back, and sessions use 
 }
 
 TEST_CASE("an artefact of the first schema has the policy of its scheme") {
-  const Folder folder;
-  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8KV4-g32").value());
+  const ScratchFolder folder;
+  const auto model =
+      round_to_nearest(test::small_model("llama"), Scheme::parse("W4A8KV4-g32").value());
   const auto path = saved(folder, *model);
   std::string bytes = read_file(path);
-  for (const auto& [from, to] : {std::pair("\\\"schema\\\":2", "\\\"schema\\\":1"),
-                                 std::pair("\\\"kv\\\":", "\\\"kw\\\":"),
-                                 std::pair("\\\"prompt\\\":", "\\\"prampt\\\":")}) {
+  for (const auto& [from, to] :
+       {std::pair("\\\"schema\\\":2", "\\\"schema\\\":1"), std::pair("\\\"kv\\\":", "\\\"kw\\\":"),
+        std::pair("\\\"prompt\\\":", "\\\"prampt\\\":")}) {
     bytes.replace(bytes.find(from), std::string(from).size(), to);
   }
   write_file(path, bytes);
@@ -200,8 +183,8 @@ TEST_CASE("an artefact of the first schema has the policy of its scheme") {
 }
 
 TEST_CASE("a policy that no cache can have, and a prompt that cannot be, are refused") {
-  const Folder folder;
-  auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8KV4-g32").value());
+  const ScratchFolder folder;
+  auto model = round_to_nearest(test::small_model("llama"), Scheme::parse("W4A8KV4-g32").value());
   model->kv.recent = 7;
   const auto path = saved(folder, with_prompt(*model, DType::f16));
   const std::string good = read_file(path);
@@ -231,16 +214,18 @@ TEST_CASE("a policy that no cache can have, and a prompt that cannot be, are ref
 }
 
 TEST_CASE("the same model gives the same bytes") {
-  const Folder folder;
-  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const ScratchFolder folder;
+  const auto model =
+      round_to_nearest(test::small_model("llama"), Scheme::parse("W4A8-g32").value());
   REQUIRE(model);
   const std::string first = read_file(saved(folder, *model));
   CHECK(first == read_file(saved(folder, *model)));
 }
 
 TEST_CASE("a changed payload fails verification by the tensor's name") {
-  const Folder folder;
-  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const ScratchFolder folder;
+  const auto model =
+      round_to_nearest(test::small_model("llama"), Scheme::parse("W4A8-g32").value());
   const auto path = saved(folder, *model);
   std::string bytes = read_file(path);
   bytes[bytes.size() - 5] = static_cast<char>(bytes[bytes.size() - 5] ^ 1);
@@ -263,8 +248,9 @@ std::string altered(std::string bytes, const std::string& from, const std::strin
 
 TEST_CASE(
     "a later schema, other shapes and impossible formats are refused, each with the file's name") {
-  const Folder folder;
-  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const ScratchFolder folder;
+  const auto model =
+      round_to_nearest(test::small_model("llama"), Scheme::parse("W4A8-g32").value());
   const auto path = saved(folder, *model);
   const std::string good = read_file(path);
   struct Case {
@@ -367,7 +353,8 @@ std::vector<Hostile> hostile_artefacts(const std::string& good) {
   text("a key twice", R"({"schema":1,"schema":1})", malformed);
   set("/schema", std::nullopt, malformed);
   for (const Json& value : {Json("1"), Json(1.5), Json()}) set("/schema", value, malformed);
-  for (const Json& value : {Json(0), Json(io::artefact_schema + 1), Json(-1)}) set("/schema", value, Errc::unknown_version);
+  for (const Json& value : {Json(0), Json(io::artefact_schema + 1), Json(-1)})
+    set("/schema", value, Errc::unknown_version);
   for (const char* key : {"/scheme", "/recipe", "/float_weights"}) {
     set(key, std::nullopt, malformed);
     set(key, 4, malformed);
@@ -381,16 +368,20 @@ std::vector<Hostile> hostile_artefacts(const std::string& good) {
   set("/inputs/3", description["inputs"][0], malformed);
   set("/inputs/1", Json(), malformed);
   set("/inputs/1/mlp", std::nullopt, malformed);
-  for (const Json& value : {Json(4), Json::object(), Json::array()}) set("/inputs/1/mlp", value, malformed);
+  for (const Json& value : {Json(4), Json::object(), Json::array()})
+    set("/inputs/1/mlp", value, malformed);
   for (const Json& bits : {Json(1), Json(9), Json("8"), Json(1ull << 40)})
     set("/inputs/1/mlp/bits", bits, malformed);
-  for (const Json& group : {Json(31), Json(-32), Json(64)}) set("/inputs/1/mlp/group", group, malformed);
+  for (const Json& group : {Json(31), Json(-32), Json(64)})
+    set("/inputs/1/mlp/group", group, malformed);
   set("/inputs/1/mlp/token_scales", 1, malformed);
-  for (const Json& clip : {Json(0), Json(2.0), Json("1"), Json()}) set("/inputs/1/mlp/clip", clip, malformed);
+  for (const Json& clip : {Json(0), Json(2.0), Json("1"), Json()})
+    set("/inputs/1/mlp/clip", clip, malformed);
   set("/head_input", 8, malformed);
   const std::string packed = "/packed/" + linear;
   set(packed, std::nullopt, missing);
-  for (const Json& value : {Json(), Json(4), Json::array(), Json::object()}) set(packed, value, malformed);
+  for (const Json& value : {Json(), Json(4), Json::array(), Json::object()})
+    set(packed, value, malformed);
   for (const Json& rows : {Json(0), Json(-1), Json(1ull << 40), Json("64")})
     set(packed + "/rows", rows, malformed);
   set(packed + "/rows", 65, shape);
@@ -399,39 +390,53 @@ std::vector<Hostile> hostile_artefacts(const std::string& good) {
   for (const Json& bits : {Json(0), Json(1), Json(7), Json(9), Json(4.5)})
     set(packed + "/bits", bits, malformed);
   set(packed + "/bits", 3, shape);
-  for (const Json& group : {Json(33), Json(-32), Json(1 << 30)}) set(packed + "/group", group, malformed);
+  for (const Json& group : {Json(33), Json(-32), Json(1 << 30)})
+    set(packed + "/group", group, malformed);
   set(packed + "/affine", std::nullopt, malformed);
   set(packed + "/affine", 1, malformed);
   set(packed + "/affine", true, missing);  // zero points that are not there
   set(packed + "/scale", "e8m0", malformed);
   set(packed + "/scale", "f32", shape);
-  for (const Json& layout : {Json(), Json("planar")}) set(packed + "/layout", layout, Errc::unsupported);
+  for (const Json& layout : {Json(), Json("planar")})
+    set(packed + "/layout", layout, Errc::unsupported);
   set("/rope_factors", "1", malformed);
   set("/rope_factors", Json::array({1.0, "2"}), malformed);
-  header("no description", [](Json& h) { h["__metadata__"].erase("bisup"); }, missing);
+  header(
+      "no description", [](Json& h) { h["__metadata__"].erase("bisup"); }, missing);
   for (const char* part : {".codes", ".scales"}) {
-    header("another name for " + linear + part, [&](Json& h) {
-      h["x"] = h[linear + part];
-      h.erase(linear + part);
-    }, missing);
+    header(
+        "another name for " + linear + part,
+        [&](Json& h) {
+          h["x"] = h[linear + part];
+          h.erase(linear + part);
+        },
+        missing);
   }
-  header("codes of another type", [&](Json& h) { h[linear + ".codes"]["dtype"] = "I8"; }, shape);
-  header("codes with two extents", [&](Json& h) {
-    h[linear + ".codes"]["shape"] = {2, h[linear + ".codes"]["shape"][0].get<int>() / 2};
-  }, shape);
-  header("a norm of another type", [](Json& h) {
-    h["model.norm.weight"]["dtype"] = "U32";
-  }, Errc::unsupported);
-  header("embeddings turned round", [](Json& h) {
-    auto& s = h["model.embed_tokens.weight"]["shape"];
-    std::swap(s[0], s[1]);
-  }, shape);
+  header(
+      "codes of another type", [&](Json& h) { h[linear + ".codes"]["dtype"] = "I8"; }, shape);
+  header(
+      "codes with two extents",
+      [&](Json& h) {
+        h[linear + ".codes"]["shape"] = {2, h[linear + ".codes"]["shape"][0].get<int>() / 2};
+      },
+      shape);
+  header(
+      "a norm of another type", [](Json& h) { h["model.norm.weight"]["dtype"] = "U32"; },
+      Errc::unsupported);
+  header(
+      "embeddings turned round",
+      [](Json& h) {
+        auto& s = h["model.embed_tokens.weight"]["shape"];
+        std::swap(s[0], s[1]);
+      },
+      shape);
   return files;
 }
 
 TEST_CASE("a hostile artefact is an error that names it") {
-  const Folder folder;
-  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const ScratchFolder folder;
+  const auto model =
+      round_to_nearest(test::small_model("llama"), Scheme::parse("W4A8-g32").value());
   const auto path = saved(folder, *model);
   const std::string good = read_file(path);
   write_file(path, Parts(good).bytes());
@@ -451,12 +456,14 @@ TEST_CASE("a hostile artefact is an error that names it") {
 }
 
 TEST_CASE("checksums that are missing or no numbers fail verification, not loading") {
-  const Folder folder;
-  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const ScratchFolder folder;
+  const auto model =
+      round_to_nearest(test::small_model("llama"), Scheme::parse("W4A8-g32").value());
   const auto path = saved(folder, *model);
   const Parts parts(read_file(path));
   using io::Json;
-  for (const Json& sums : {Json(), Json::array(), Json::object(), Json{{"model.norm.weight", "7"}}}) {
+  for (const Json& sums :
+       {Json(), Json::array(), Json::object(), Json{{"model.norm.weight", "7"}}}) {
     Json description = parts.description();
     description["crc32c"] = sums;
     write_file(path, parts.with(description.dump()));
@@ -468,8 +475,9 @@ TEST_CASE("checksums that are missing or no numbers fail verification, not loadi
 
 TEST_CASE(
     "truncated anywhere, or with random bytes changed, it is an error or a model, never a crash") {
-  const Folder folder;
-  const auto model = round_to_nearest(small_model("llama"), Scheme::parse("W4A8-g32").value());
+  const ScratchFolder folder;
+  const auto model =
+      round_to_nearest(test::small_model("llama"), Scheme::parse("W4A8-g32").value());
   const auto path = saved(folder, *model);
   const std::string good = read_file(path);
   Random random(5);

@@ -15,18 +15,19 @@ namespace {
 using namespace bisup;
 using namespace bisup::io;
 
-struct Sample {
+struct BlockSample {
   GgmlTypeFacts type;
   std::vector<std::byte> blocks;
   std::vector<float> values;
 };
 
 // Made by tests/oracle/gguf_blocks.py.
-std::vector<Sample> samples() {
+std::vector<BlockSample> block_samples() {
   std::ifstream file(BISUP_SOURCE_DIR "/tests/oracle/gguf_blocks.bin", std::ios::binary);
-  std::vector<Sample> read;
+  std::vector<BlockSample> read;
   for (std::uint32_t head[3]; file.read(reinterpret_cast<char*>(head), sizeof head);) {
-    Sample sample{facts(head[0]).value(), std::vector<std::byte>(head[2]), std::vector<float>(head[1])};
+    BlockSample sample{facts(head[0]).value(), std::vector<std::byte>(head[2]),
+                       std::vector<float>(head[1])};
     file.read(reinterpret_cast<char*>(sample.blocks.data()), head[2]);
     file.read(reinterpret_cast<char*>(sample.values.data()), head[1] * 4);
     read.push_back(std::move(sample));
@@ -36,7 +37,7 @@ std::vector<Sample> samples() {
 
 TEST_CASE("every readable type has the values that the gguf package gives") {
   std::set<std::string> seen;
-  for (const Sample& sample : samples()) {
+  for (const BlockSample& sample : block_samples()) {
     INFO(sample.type.name);
     seen.insert(sample.type.name);
     REQUIRE(is_readable(sample.type));
@@ -50,7 +51,7 @@ TEST_CASE("every readable type has the values that the gguf package gives") {
 }
 
 TEST_CASE("a range of blocks is read as part of the whole") {
-  for (const Sample& sample : samples()) {
+  for (const BlockSample& sample : block_samples()) {
     INFO(sample.type.name);
     const auto length = static_cast<std::size_t>(sample.type.block);
     const auto bytes = static_cast<std::size_t>(sample.type.block_bytes);

@@ -119,13 +119,13 @@ TEST_CASE("version 2, other alignments and a file without tensors are read") {
   CHECK(opened(folder, GgufBuilder().bytes()));
 }
 
-struct Hostile {
+struct HostileGguf {
   const char* what;
   std::string bytes;
   Errc code;
 };
 
-std::vector<Hostile> hostile_files() {
+std::vector<HostileGguf> hostile_ggufs() {
   const auto malformed = Errc::malformed, truncated = Errc::truncated,
              unsupported = Errc::unsupported;
   const std::uint64_t huge = ~0ull;
@@ -182,18 +182,23 @@ std::vector<Hostile> hostile_files() {
       {"a boolean array with a 7", array(7, 2, std::string("\1\7", 2)), malformed},
       {"an array without a size", value(9, Build::raw(4u)), truncated},
       {"an array of type 13", array(13, 1, "1234"), malformed},
-      {"an array of arrays", array(9, 1, Build::raw(4u) + Build::raw<std::uint64_t>(0)), unsupported},
+      {"an array of arrays", array(9, 1, Build::raw(4u) + Build::raw<std::uint64_t>(0)),
+       unsupported},
       {"2^64 - 1 numbers", array(10, huge, "12345678"), truncated},
-      {"2^61 + 1 numbers, whose bytes wrap to 8", array(10, (1ull << 61) + 1, "12345678"), truncated},
+      {"2^61 + 1 numbers, whose bytes wrap to 8", array(10, (1ull << 61) + 1, "12345678"),
+       truncated},
       {"2^64 - 1 strings", array(8, huge, Build::string("")), truncated},
       {"2^40 booleans", array(7, 1ull << 40, "\1"), truncated},
       {"strings cut off", array(8, 2, Build::string("one")), truncated},
-      {"a key longer than the file", "GGUF" + Build::raw(3u) + Build::raw<std::uint64_t>(0) +
-                                         Build::raw<std::uint64_t>(1) + Build::raw(huge), truncated},
+      {"a key longer than the file",
+       "GGUF" + Build::raw(3u) + Build::raw<std::uint64_t>(0) + Build::raw<std::uint64_t>(1) +
+           Build::raw(huge),
+       truncated},
       {"alignment 0", aligned(0), malformed},
       {"alignment 24", aligned(24), malformed},
       {"alignment 2^31", aligned(1u << 31), malformed},
-      {"an alignment that is text", GgufBuilder().text("general.alignment", "32").bytes(), malformed},
+      {"an alignment that is text", GgufBuilder().text("general.alignment", "32").bytes(),
+       malformed},
       {"no dimensions", entry(dims({}), 0, 0), malformed},
       {"five dimensions", entry(dims({1, 1, 1, 1, 1}), 0, 0), malformed},
       {"2^32 - 1 dimensions", entry(Build::raw(~0u), 0, 0), malformed},
@@ -223,7 +228,7 @@ std::vector<Hostile> hostile_files() {
 
 TEST_CASE("a hostile gguf file is an error that names it") {
   const ScratchFolder folder;
-  const auto files = hostile_files();
+  const auto files = hostile_ggufs();
   CHECK(files.size() >= 40);
   for (const auto& [what, bytes, code] : files) {
     INFO(what);
@@ -254,7 +259,8 @@ TEST_CASE("flipped bytes never lead outside the gguf file") {
   for (int round = 0; round < 1500; ++round) {
     std::string bytes = whole;
     for (std::uint32_t flips = 1 + random.below(4); flips > 0; --flips) {
-      bytes[random.below(static_cast<std::uint32_t>(bytes.size()))] = static_cast<char>(random.bits());
+      bytes[random.below(static_cast<std::uint32_t>(bytes.size()))] =
+          static_cast<char>(random.bits());
     }
     const auto gguf = opened(folder, bytes);
     refused += !gguf;

@@ -16,25 +16,39 @@ namespace {
 using namespace bisup;
 using namespace bisup::io;
 
-Json valid(const std::string& type = "llama") {
-  return {{"architectures", {"AnyForCausalLM"}}, {"model_type", type}, {"hidden_act", "silu"},
-          {"hidden_size", 128}, {"intermediate_size", 384}, {"num_hidden_layers", 4},
-          {"num_attention_heads", 8}, {"num_key_value_heads", 4}, {"vocab_size", 2048},
-          {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-6}, {"bos_token_id", 1},
-          {"eos_token_id", 2}, {"rope_theta", 10000.0}, {"tie_word_embeddings", true}};
+Json valid_config(const std::string& type = "llama") {
+  return {{"architectures", {"AnyForCausalLM"}},
+          {"model_type", type},
+          {"hidden_act", "silu"},
+          {"hidden_size", 128},
+          {"intermediate_size", 384},
+          {"num_hidden_layers", 4},
+          {"num_attention_heads", 8},
+          {"num_key_value_heads", 4},
+          {"vocab_size", 2048},
+          {"max_position_embeddings", 512},
+          {"rms_norm_eps", 1e-6},
+          {"bos_token_id", 1},
+          {"eos_token_id", 2},
+          {"rope_theta", 10000.0},
+          {"tie_word_embeddings", true}};
 }
 Json with(Json config, const char* key, Json value) {
   return config[key] = std::move(value), config;
 }
-Json without(Json config, const char* key) { return config.erase(key), config; }
+Json without(Json config, const char* key) {
+  return config.erase(key), config;
+}
 
-struct Folder : ScratchFolder {
-  Result<llama::Config> read(const Json& config) const { return read_hf_config(write("config.json", config.dump())); }
+struct ConfigFolder : ScratchFolder {
+  Result<llama::Config> read(const Json& config) const {
+    return read_hf_config(write("config.json", config.dump()));
+  }
 };
 
 TEST_CASE("the fields of a llama") {
-  const Folder folder;
-  const auto config = folder.read(valid());
+  const ConfigFolder folder;
+  const auto config = folder.read(valid_config());
   REQUIRE(config);
   CHECK(config->architecture == "llama");
   CHECK((config->hidden_size == 128 && config->intermediate_size == 384 && config->layers == 4));
@@ -45,13 +59,14 @@ TEST_CASE("the fields of a llama") {
   CHECK(config->rope_scaling == llama::RopeScaling{});
   CHECK((config->tied_embeddings && config->bos_id == 1));
   CHECK(config->eos_ids == std::vector<int>{2});
-  CHECK_FALSE((config->attention_bias || config->output_bias || config->mlp_bias || config->qk_norm));
+  CHECK_FALSE(
+      (config->attention_bias || config->output_bias || config->mlp_bias || config->qk_norm));
   CHECK_FALSE(config->sliding_window);
 }
 
 TEST_CASE("what is absent means what transformers makes of it") {
-  const Folder folder;
-  Json config = valid();
+  const ConfigFolder folder;
+  Json config = valid_config();
   for (const char* key : {"num_key_value_heads", "rms_norm_eps", "bos_token_id", "eos_token_id",
                           "rope_theta", "tie_word_embeddings", "hidden_act"}) {
     config.erase(key);
@@ -62,34 +77,36 @@ TEST_CASE("what is absent means what transformers makes of it") {
   CHECK((read->kv_heads == 8 && read->head_dim == 16 && read->norm_eps == 1e-6f));
   CHECK((read->rope_theta == 10000.0 && !read->tied_embeddings && !read->bos_id));
   CHECK(read->eos_ids.empty());
-  CHECK(folder.read(valid("qwen3"))->head_dim == 128);
-  CHECK(folder.read(with(valid("qwen3"), "head_dim", 32))->head_dim == 32);
+  CHECK(folder.read(valid_config("qwen3"))->head_dim == 128);
+  CHECK(folder.read(with(valid_config("qwen3"), "head_dim", 32))->head_dim == 32);
 }
 
 TEST_CASE("biases and norms belong to the architecture") {
-  const Folder folder;
+  const ConfigFolder folder;
   const auto flags = [&](const Json& config) {
     const auto c = folder.read(config).value();
     return std::vector<bool>{c.attention_bias, c.output_bias, c.mlp_bias, c.qk_norm};
   };
   const auto biased = [](const char* type) {
-    return with(with(valid(type), "attention_bias", true), "mlp_bias", true);
+    return with(with(valid_config(type), "attention_bias", true), "mlp_bias", true);
   };
   CHECK(flags(biased("llama")) == std::vector<bool>{true, true, true, false});
   CHECK(flags(biased("mistral")) == std::vector<bool>{false, false, false, false});
-  CHECK(flags(valid("qwen2")) == std::vector<bool>{true, false, false, false});
-  CHECK(flags(valid("qwen3")) == std::vector<bool>{false, false, false, true});
+  CHECK(flags(valid_config("qwen2")) == std::vector<bool>{true, false, false, false});
+  CHECK(flags(valid_config("qwen3")) == std::vector<bool>{false, false, false, true});
   CHECK(flags(biased("qwen3")) == std::vector<bool>{true, true, false, true});
 }
 
 TEST_CASE("sliding windows, Mistral's and Qwen's") {
-  const Folder folder;
-  const auto window = [&](const Json& config) { return folder.read(config).value().sliding_window; };
-  CHECK(window(with(valid("llama"), "sliding_window", 64)) == std::nullopt);
-  CHECK(window(with(valid("mistral"), "sliding_window", 64)) == 64);
-  CHECK(window(with(valid("mistral"), "sliding_window", nullptr)) == std::nullopt);
-  CHECK(window(valid("mistral")) == 4096);
-  Json qwen = with(with(valid("qwen2"), "sliding_window", 64), "max_window_layers", 0);
+  const ConfigFolder folder;
+  const auto window = [&](const Json& config) {
+    return folder.read(config).value().sliding_window;
+  };
+  CHECK(window(with(valid_config("llama"), "sliding_window", 64)) == std::nullopt);
+  CHECK(window(with(valid_config("mistral"), "sliding_window", 64)) == 64);
+  CHECK(window(with(valid_config("mistral"), "sliding_window", nullptr)) == std::nullopt);
+  CHECK(window(valid_config("mistral")) == 4096);
+  Json qwen = with(with(valid_config("qwen2"), "sliding_window", 64), "max_window_layers", 0);
   CHECK(window(qwen) == std::nullopt);
   CHECK(window(with(qwen, "use_sliding_window", true)) == 64);
   qwen["max_window_layers"] = 4;
@@ -106,17 +123,20 @@ TEST_CASE("sliding windows, Mistral's and Qwen's") {
 }
 
 TEST_CASE("rope scaling, older and newer spelling") {
-  const Folder folder;
+  const ConfigFolder folder;
   using Kind = llama::RopeScalingKind;
   const auto scaling = [&](const Json& value, const char* key = "rope_scaling") {
-    return folder.read(with(valid(), key, value)).value().rope_scaling;
+    return folder.read(with(valid_config(), key, value)).value().rope_scaling;
   };
   const auto linear = scaling({{"type", "linear"}, {"factor", 4.0}});
   CHECK((linear.kind == Kind::linear && linear.factor == 4.0));
   CHECK(scaling({{"rope_type", "linear"}, {"factor", 4}}) == linear);
   CHECK(scaling({{"rope_type", "default"}}).kind == Kind::none);
-  const auto llama3 = scaling({{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0},
-                               {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 256}});
+  const auto llama3 = scaling({{"rope_type", "llama3"},
+                               {"factor", 8.0},
+                               {"low_freq_factor", 1.0},
+                               {"high_freq_factor", 4.0},
+                               {"original_max_position_embeddings", 256}});
   CHECK((llama3.kind == Kind::llama3 && llama3.factor == 8 && llama3.low_frequency_factor == 1 &&
          llama3.high_frequency_factor == 4 && llama3.original_max_positions == 256));
   Json yarn = {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 128}};
@@ -128,61 +148,64 @@ TEST_CASE("rope scaling, older and newer spelling") {
   // (0.1 * 2 * ln 4 + 1) / (0.1 * 1 * ln 4 + 1), by hand; two roundings of a double.
   CHECK(scaling(with(with(yarn, "mscale", 2.0), "mscale_all_dim", 1.0)).attention_factor.value() ==
         Approx(1.12175114372).epsilon(1e-9));
-  const auto config = folder.read(
-      with(valid(), "rope_parameters", {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 5e5}}));
+  const auto config =
+      folder.read(with(valid_config(), "rope_parameters",
+                       {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 5e5}}));
   REQUIRE(config);
   CHECK((config->rope_theta == 5e5 && config->rope_scaling == linear));
 
   // Both: transformers 5 takes `rope_scaling or rope_parameters`, theta included.
   const Json newer = {{"rope_type", "default"}, {"rope_theta", 5e5}};
-  const Json both = with(with(valid(), "rope_parameters", newer), "rope_scaling",
+  const Json both = with(with(valid_config(), "rope_parameters", newer), "rope_scaling",
                          {{"rope_type", "linear"}, {"factor", 4.0}});
   const auto older = folder.read(both);
   REQUIRE(older);
-  CHECK((older->rope_scaling == linear && older->rope_theta == folder.read(valid())->rope_theta));
+  CHECK((older->rope_scaling == linear &&
+         older->rope_theta == folder.read(valid_config())->rope_theta));
   const auto empty = folder.read(with(both, "rope_scaling", Json::object()));
   REQUIRE(empty);
   CHECK((empty->rope_scaling.kind == Kind::none && empty->rope_theta == 5e5));
 }
 
 TEST_CASE("quantized weights are refused by the name of their method") {
-  const Folder folder;
-  for (const char* method : {"gptq", "awq", "bitsandbytes", "compressed-tensors", "fp8", "hqq", "aqlm",
-                             "eetq", "torchao", "mxfp4", "quark", "bitnet", "auto-round"}) {
-    const auto refused =
-        folder.read(with(valid(), "quantization_config", {{"quant_method", method}, {"bits", 4}}));
+  const ConfigFolder folder;
+  for (const char* method : {"gptq", "awq", "bitsandbytes", "compressed-tensors", "fp8", "hqq",
+                             "aqlm", "eetq", "torchao", "mxfp4", "quark", "bitnet", "auto-round"}) {
+    const auto refused = folder.read(
+        with(valid_config(), "quantization_config", {{"quant_method", method}, {"bits", 4}}));
     REQUIRE_FALSE(refused);
     CHECK(refused.error().code == Errc::unsupported);
     CHECK(refused.error().message.find("quantization_config' of '" + std::string(method)) !=
           std::string::npos);
   }
   for (const Json& value : {Json::object(), Json::array(), Json(4), Json{{"quant_method", 4}}}) {
-    const auto refused = folder.read(with(valid(), "quantization_config", value));
+    const auto refused = folder.read(with(valid_config(), "quantization_config", value));
     REQUIRE_FALSE(refused);
     CHECK(refused.error().code == Errc::unsupported);
   }
 }
 
 TEST_CASE("EOS ids come from both files, each once") {
-  const Folder folder;
+  const ConfigFolder folder;
   folder.write("generation_config.json", R"({"eos_token_id": [7, 2, 9], "bos_token_id": 5})");
-  CHECK(folder.read(valid())->eos_ids == std::vector<int>{2, 7, 9});
-  CHECK(folder.read(with(valid(), "eos_token_id", {3, 2}))->eos_ids == std::vector<int>{3, 2, 7, 9});
+  CHECK(folder.read(valid_config())->eos_ids == std::vector<int>{2, 7, 9});
+  CHECK(folder.read(with(valid_config(), "eos_token_id", {3, 2}))->eos_ids ==
+        std::vector<int>{3, 2, 7, 9});
   const auto path = folder.write("generation_config.json", R"({"eos_token_id": "2"})");
-  const auto wrong = folder.read(valid());
+  const auto wrong = folder.read(valid_config());
   REQUIRE_FALSE(wrong);
   CHECK(wrong.error().where == path.string());
 }
 
-struct Hostile {
+struct HostileConfig {
   std::string what, bytes;
   Errc code;
 };
 
-std::vector<Hostile> hostile_files() {
+std::vector<HostileConfig> hostile_configs() {
   const auto malformed = Errc::malformed, missing = Errc::missing, range = Errc::out_of_range,
              unsupported = Errc::unsupported;
-  std::vector<Hostile> files = {
+  std::vector<HostileConfig> files = {
       {"an empty file", "", malformed},
       {"a page of HTML", "<html></html>", malformed},
       {"zeros", std::string(64, '\0'), malformed},
@@ -204,51 +227,53 @@ std::vector<Hostile> hostile_files() {
   };
   for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
                           "num_attention_heads", "max_position_embeddings"}) {
-    add(key, without(valid(), key), missing);
-    add(key, with(valid(), key, nullptr), missing);
-    add(key, with(valid(), key, "128"), malformed);
-    add(key, with(valid(), key, 128.5), malformed);
-    add(key, with(valid(), key, {128}), malformed);
-    add(key, with(valid(), key, 0), range);
-    add(key, with(valid(), key, -128), range);
-    add(key, with(valid(), key, 2147483647), range);
-    add(key, with(valid(), key, 1ull << 32), malformed);
-    add(key, with(valid(), key, ~0ull), malformed);
+    add(key, without(valid_config(), key), missing);
+    add(key, with(valid_config(), key, nullptr), missing);
+    add(key, with(valid_config(), key, "128"), malformed);
+    add(key, with(valid_config(), key, 128.5), malformed);
+    add(key, with(valid_config(), key, {128}), malformed);
+    add(key, with(valid_config(), key, 0), range);
+    add(key, with(valid_config(), key, -128), range);
+    add(key, with(valid_config(), key, 2147483647), range);
+    add(key, with(valid_config(), key, 1ull << 32), malformed);
+    add(key, with(valid_config(), key, ~0ull), malformed);
   }
-  add("no kv heads of Mistral", without(valid("mistral"), "num_key_value_heads"), missing);
-  add("no model_type", without(valid(), "model_type"), missing);
-  add("an unknown architecture", with(valid(), "model_type", "gpt_neox"), unsupported);
-  add("an empty architecture", with(valid(), "model_type", ""), unsupported);
-  add("a model_type that is a number", with(valid(), "model_type", 3), malformed);
-  add("quantized weights", with(valid(), "quantization_config", {{"quant_method", "gptq"}}), unsupported);
-  add("gelu", with(valid(), "hidden_act", "gelu"), unsupported);
-  add("heads that kv heads do not divide", with(valid(), "num_key_value_heads", 3), range);
-  add("more kv heads than heads", with(valid(), "num_key_value_heads", 16), range);
-  add("no head_dim to derive", with(valid(), "num_attention_heads", 7), range);
-  add("an odd head_dim", with(valid(), "head_dim", 15), range);
-  add("head_dim 0", with(valid(), "head_dim", 0), range);
-  add("epsilon 0", with(valid(), "rms_norm_eps", 0.0), range);
-  add("a negative epsilon", with(valid(), "rms_norm_eps", -1e300), range);
-  add("a huge epsilon", with(valid(), "rms_norm_eps", 1e300), range);
-  add("an epsilon that is text", with(valid(), "rms_norm_eps", "1e-6"), malformed);
-  add("theta 0", with(valid(), "rope_theta", 0), range);
-  add("a negative theta", with(valid(), "rope_theta", -10000), range);
-  add("a flag that is a number", with(valid(), "tie_word_embeddings", 1), malformed);
-  add("an EOS outside the vocabulary", with(valid(), "eos_token_id", 2048), range);
-  add("a negative EOS", with(valid(), "eos_token_id", -1), range);
-  add("an EOS list with text", with(valid(), "eos_token_id", {2, "3"}), malformed);
-  add("a BOS outside the vocabulary", with(valid(), "bos_token_id", 1 << 30), range);
-  add("a BOS list", with(valid(), "bos_token_id", {1}), malformed);
-  add("half a head rotated", with(valid(), "partial_rotary_factor", 0.5), unsupported);
+  add("no kv heads of Mistral", without(valid_config("mistral"), "num_key_value_heads"), missing);
+  add("no model_type", without(valid_config(), "model_type"), missing);
+  add("an unknown architecture", with(valid_config(), "model_type", "gpt_neox"), unsupported);
+  add("an empty architecture", with(valid_config(), "model_type", ""), unsupported);
+  add("a model_type that is a number", with(valid_config(), "model_type", 3), malformed);
+  add("quantized weights", with(valid_config(), "quantization_config", {{"quant_method", "gptq"}}),
+      unsupported);
+  add("gelu", with(valid_config(), "hidden_act", "gelu"), unsupported);
+  add("heads that kv heads do not divide", with(valid_config(), "num_key_value_heads", 3), range);
+  add("more kv heads than heads", with(valid_config(), "num_key_value_heads", 16), range);
+  add("no head_dim to derive", with(valid_config(), "num_attention_heads", 7), range);
+  add("an odd head_dim", with(valid_config(), "head_dim", 15), range);
+  add("head_dim 0", with(valid_config(), "head_dim", 0), range);
+  add("epsilon 0", with(valid_config(), "rms_norm_eps", 0.0), range);
+  add("a negative epsilon", with(valid_config(), "rms_norm_eps", -1e300), range);
+  add("a huge epsilon", with(valid_config(), "rms_norm_eps", 1e300), range);
+  add("an epsilon that is text", with(valid_config(), "rms_norm_eps", "1e-6"), malformed);
+  add("theta 0", with(valid_config(), "rope_theta", 0), range);
+  add("a negative theta", with(valid_config(), "rope_theta", -10000), range);
+  add("a flag that is a number", with(valid_config(), "tie_word_embeddings", 1), malformed);
+  add("an EOS outside the vocabulary", with(valid_config(), "eos_token_id", 2048), range);
+  add("a negative EOS", with(valid_config(), "eos_token_id", -1), range);
+  add("an EOS list with text", with(valid_config(), "eos_token_id", {2, "3"}), malformed);
+  add("a BOS outside the vocabulary", with(valid_config(), "bos_token_id", 1 << 30), range);
+  add("a BOS list", with(valid_config(), "bos_token_id", {1}), malformed);
+  add("half a head rotated", with(valid_config(), "partial_rotary_factor", 0.5), unsupported);
   const auto scaling = [&](const char* what, const Json& value, Errc code) {
-    add(what, with(valid(), "rope_scaling", value), code);
+    add(what, with(valid_config(), "rope_scaling", value), code);
   };
   scaling("a scaling that is a list", Json::array(), malformed);
   scaling("a scaling that is a number", 4, malformed);
   scaling("dynamic scaling", {{"type", "dynamic"}, {"factor", 2.0}}, unsupported);
   add("dynamic scaling beside newer parameters",
-      with(with(valid(), "rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e4}}), "rope_scaling",
-           {{"type", "dynamic"}, {"factor", 2.0}}), unsupported);
+      with(with(valid_config(), "rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e4}}),
+           "rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}),
+      unsupported);
   scaling("longrope", {{"rope_type", "longrope"}, {"factor", 2.0}}, unsupported);
   scaling("a type that is a number", {{"rope_type", 1}}, malformed);
   scaling("linear without a factor", {{"type", "linear"}}, missing);
@@ -257,28 +282,34 @@ std::vector<Hostile> hostile_files() {
   scaling("a factor that is text", {{"type", "linear"}, {"factor", "2"}}, malformed);
   scaling("llama3 without its factors", {{"rope_type", "llama3"}, {"factor", 8.0}}, missing);
   scaling("llama3 with equal factors",
-          {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 4.0},
-           {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 256}}, range);
-  scaling("YaRN of 0 positions",
-          {{"rope_type", "yarn"}, {"original_max_position_embeddings", 0}}, range);
+          {{"rope_type", "llama3"},
+           {"factor", 8.0},
+           {"low_freq_factor", 4.0},
+           {"high_freq_factor", 4.0},
+           {"original_max_position_embeddings", 256}},
+          range);
+  scaling("YaRN of 0 positions", {{"rope_type", "yarn"}, {"original_max_position_embeddings", 0}},
+          range);
   scaling("YaRN without rounding", {{"rope_type", "yarn"}, {"factor", 2.0}, {"truncate", false}},
           unsupported);
-  scaling("scaling by layer type",
-          {{"full_attention", {{"rope_type", "default"}}}}, unsupported);
-  add("layer types of another length", with(valid("qwen2"), "layer_types", {"full_attention"}), malformed);
-  add("layer types that are a number", with(valid("qwen2"), "layer_types", 4), malformed);
+  scaling("scaling by layer type", {{"full_attention", {{"rope_type", "default"}}}}, unsupported);
+  add("layer types of another length",
+      with(valid_config("qwen2"), "layer_types", {"full_attention"}), malformed);
+  add("layer types that are a number", with(valid_config("qwen2"), "layer_types", 4), malformed);
   add("an unknown layer type",
-      with(valid("qwen3"), "layer_types", std::vector<std::string>(4, "linear_attention")), unsupported);
+      with(valid_config("qwen3"), "layer_types", std::vector<std::string>(4, "linear_attention")),
+      unsupported);
   add("a forbidden window",
-      with(valid("qwen3"), "layer_types", std::vector<std::string>(4, "sliding_attention")), malformed);
-  add("a window of 0", with(valid("mistral"), "sliding_window", 0), range);
-  add("a window that is text", with(valid("mistral"), "sliding_window", "64"), malformed);
+      with(valid_config("qwen3"), "layer_types", std::vector<std::string>(4, "sliding_attention")),
+      malformed);
+  add("a window of 0", with(valid_config("mistral"), "sliding_window", 0), range);
+  add("a window that is text", with(valid_config("mistral"), "sliding_window", "64"), malformed);
   return files;
 }
 
 TEST_CASE("a hostile config is an error that names the file") {
-  const Folder folder;
-  const auto files = hostile_files();
+  const ConfigFolder folder;
+  const auto files = hostile_configs();
   CHECK(files.size() >= 40);
   for (const auto& [what, bytes, code] : files) {
     INFO(what << ": " << bytes.substr(0, 500));
@@ -293,27 +324,28 @@ TEST_CASE("a hostile config is an error that names the file") {
 }
 
 TEST_CASE("a config cut anywhere is an error, and so is a hostile generation config") {
-  const Folder folder;
-  const std::string whole = valid().dump();
+  const ConfigFolder folder;
+  const std::string whole = valid_config().dump();
   for (std::size_t size = 0; size < whole.size(); ++size) {
     CHECK_FALSE(read_hf_config(folder.write("config.json", whole.substr(0, size))));
   }
   for (const char* bytes : {"", "[]", "{", R"({"eos_token_id":[2,[3]]})", R"({"eos_token_id":-1})",
                             R"({"eos_token_id":99999999999})"}) {
     folder.write("generation_config.json", bytes);
-    CHECK_FALSE(folder.read(valid()));
+    CHECK_FALSE(folder.read(valid_config()));
   }
 }
 
 TEST_CASE("flipped bytes make an error or a config that is valid") {
-  const Folder folder;
-  const std::string whole = valid().dump();
+  const ConfigFolder folder;
+  const std::string whole = valid_config().dump();
   Random random(13);
   int refused = 0;
   for (int round = 0; round < 1500; ++round) {
     std::string bytes = whole;
     for (std::uint32_t flips = 1 + random.below(3); flips > 0; --flips) {
-      bytes[random.below(static_cast<std::uint32_t>(bytes.size()))] = static_cast<char>(random.below(128));
+      bytes[random.below(static_cast<std::uint32_t>(bytes.size()))] =
+          static_cast<char>(random.below(128));
     }
     const auto config = read_hf_config(folder.write("config.json", bytes));
     refused += !config;
@@ -323,7 +355,7 @@ TEST_CASE("flipped bytes make an error or a config that is valid") {
 }
 
 TEST_CASE("a file that is not there is refused by name") {
-  const Folder folder;
+  const ConfigFolder folder;
   const auto config = read_hf_config(folder.path() / "config.json");
   REQUIRE_FALSE(config);
   CHECK(config.error().code == Errc::cannot_open);

@@ -43,13 +43,16 @@ TEST_CASE("nesting is read to its limit and no deeper") {
   const auto nested = [](std::size_t depth) {
     return parse_json(std::string(depth, '[') + std::string(depth, ']'), "file").has_value();
   };
-  CHECK(nested(detail::JsonBuilder::deepest));
-  CHECK_FALSE(nested(detail::JsonBuilder::deepest + 1));
+  CHECK(nested(io::detail::JsonBuilder::deepest));
+  CHECK_FALSE(nested(io::detail::JsonBuilder::deepest + 1));
 }
 
 TEST_CASE("quotes hold printable text of bounded length") {
   CHECK(in_quotes("name") == "'name'");
-  CHECK(in_quotes("\xc3\xa9" "a\nb\x1b[0m") == "'?" "?a?b?[0m'");
+  CHECK(in_quotes("\xc3\xa9"
+                  "a\nb\x1b[0m") ==
+        "'?"
+        "?a?b?[0m'");
   CHECK(in_quotes(std::string(5000, 'x')).size() == 105);  // two quotes, 100 letters, three dots
 }
 

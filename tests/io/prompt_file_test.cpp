@@ -15,23 +15,10 @@ namespace {
 using namespace bisup;
 namespace fs = std::filesystem;
 
-llama::Model small_model(const std::string& name) {
-  const auto golden = test::read_json("tests/oracle/models.json");
-  return llama::read_model(test::GoldenModel(golden.at("models").at(name))).value();
-}
-
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-void write_file(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
-
 TEST_CASE("a prompt file gives its own model the same prompt, and no other model any") {
   const ScratchFolder folder;
   const fs::path path = folder.path() / "prompt.safetensors";
-  const auto model = small_model("llama");
+  const auto model = test::small_model("llama");
   const std::vector<int> ids = {5, 3, 2, 7};
   const auto prompt = llama::store_prompt(model, ids);
   REQUIRE(prompt);
@@ -49,16 +36,16 @@ TEST_CASE("a prompt file gives its own model the same prompt, and no other model
   }
   const auto rounded = round_to_nearest(model, Scheme::parse("W8A8-g32").value());
   CHECK(io::load_prompt(path, *rounded).error().code == Errc::unsupported);
-  auto changed = small_model("llama");
+  auto changed = test::small_model("llama");
   changed.blocks.back().norms.mlp[0] += 0.5f;
   CHECK(io::load_prompt(path, changed).error().code == Errc::unsupported);
-  CHECK(io::load_prompt(path, small_model("qwen3")).error().code == Errc::unsupported);
+  CHECK(io::load_prompt(path, test::small_model("qwen3")).error().code == Errc::unsupported);
 }
 
 TEST_CASE("a damaged prompt file is refused by name, whatever is wrong with it") {
   const ScratchFolder folder;
   const fs::path path = folder.path() / "prompt.safetensors";
-  const auto model = small_model("llama");
+  const auto model = test::small_model("llama");
   const std::vector<int> ids = {5, 3, 2, 7};
   REQUIRE(io::save_prompt(path, model, llama::store_prompt(model, ids).value()));
   const std::string good = read_file(path);

@@ -75,20 +75,22 @@ TEST_CASE("a file without tensors is a file") {
   CHECK(Safetensors::open(folder.write("m.safetensors", file_of("{}", 0))));
 }
 
-struct Hostile {
+struct HostileSafetensors {
   const char* what;
   std::string bytes;
   Errc code;
 };
 
-std::string entry(const std::string& tensor) { return "{\"t\":" + tensor + "}"; }
+std::string entry(const std::string& tensor) {
+  return "{\"t\":" + tensor + "}";
+}
 std::string sized(std::uint64_t size, const std::string& rest) {
   std::string file(sizeof size, '\0');
   std::memcpy(file.data(), &size, sizeof size);
   return file + rest;
 }
 
-std::vector<Hostile> hostile_files() {
+std::vector<HostileSafetensors> hostile_safetensors() {
   const auto malformed = Errc::malformed, truncated = Errc::truncated;
   const auto f32 = [](const std::string& shape, const std::string& offsets) {
     return entry(R"({"dtype":"F32","shape":)" + shape + R"(,"data_offsets":)" + offsets + "}");
@@ -123,7 +125,9 @@ std::vector<Hostile> hostile_files() {
       {"deep nesting in an entry", file_of("{\"t\":{\"shape\":" + deep, 0), malformed},
       {"a tensor twice",
        file_of(R"({"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
-               R"("t":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})", 8), malformed},
+               R"("t":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})",
+               8),
+       malformed},
       {"a property twice",
        file_of(entry(R"({"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]})"), 4),
        malformed},
@@ -161,8 +165,8 @@ std::vector<Hostile> hostile_files() {
       {"a shape whose product wraps to 4 bytes",
        file_of(f32("[4294967296,4294967296,1]", "[0,0]"), 0), malformed},
       {"a shape whose bytes wrap", file_of(f32("[4611686018427387905]", "[0,4]"), 4), malformed},
-      {"an overflow that a zero hides",
-       file_of(f32("[4294967296,4294967296,0]", "[0,0]"), 0), malformed},
+      {"an overflow that a zero hides", file_of(f32("[4294967296,4294967296,0]", "[0,0]"), 0),
+       malformed},
       {"a shape larger than its bytes", file_of(f32("[2]", "[0,4]"), 4), malformed},
       {"a shape smaller than its bytes", file_of(f32("[1]", "[0,8]"), 8), malformed},
       {"an empty tensor with bytes", file_of(f32("[0]", "[0,4]"), 4), malformed},
@@ -173,8 +177,7 @@ std::vector<Hostile> hostile_files() {
       {"offsets with fractions", file_of(f32("[1]", "[0.0,4.0]"), 4), malformed},
       {"offsets in the wrong order", file_of(f32("[1]", "[4,0]"), 4), malformed},
       {"offsets of 2^63 - 1", file_of(f32("[1]", "[0,9223372036854775807]"), 4), truncated},
-      {"a range that wraps around",
-       file_of(f32("[1]", "[18446744073709551612,0]"), 4), malformed},
+      {"a range that wraps around", file_of(f32("[1]", "[18446744073709551612,0]"), 4), malformed},
       {"data cut off by a byte", file_of(valid_header, 23), truncated},
       {"no data", file_of(valid_header, 0), truncated},
       {"a byte too many", file_of(valid_header, 25), malformed},
@@ -182,22 +185,30 @@ std::vector<Hostile> hostile_files() {
       {"a hole before the first", file_of(f32("[1]", "[4,8]"), 8), malformed},
       {"a hole between two",
        file_of(R"({"s":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
-               R"("t":{"dtype":"U8","shape":[4],"data_offsets":[5,9]}})", 9), malformed},
+               R"("t":{"dtype":"U8","shape":[4],"data_offsets":[5,9]}})",
+               9),
+       malformed},
       {"an overlap",
        file_of(R"({"s":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
-               R"("t":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})", 7), malformed},
+               R"("t":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})",
+               7),
+       malformed},
       {"two tensors on the same bytes",
        file_of(R"({"s":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
-               R"("t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", 4), malformed},
+               R"("t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})",
+               4),
+       malformed},
       {"an empty tensor inside another",
        file_of(R"({"s":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
-               R"("t":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}})", 4), malformed},
+               R"("t":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}})",
+               4),
+       malformed},
   };
 }
 
 TEST_CASE("a hostile safetensors file is an error that names it") {
   const ScratchFolder folder;
-  const auto files = hostile_files();
+  const auto files = hostile_safetensors();
   CHECK(files.size() >= 40);
   for (const auto& [what, bytes, code] : files) {
     INFO(what);
@@ -228,7 +239,8 @@ TEST_CASE("flipped bytes never lead outside the safetensors file") {
   for (int round = 0; round < 1500; ++round) {
     std::string bytes = whole;
     for (std::uint32_t flips = 1 + random.below(4); flips > 0; --flips) {
-      bytes[random.below(static_cast<std::uint32_t>(bytes.size()))] = static_cast<char>(random.bits());
+      bytes[random.below(static_cast<std::uint32_t>(bytes.size()))] =
+          static_cast<char>(random.bits());
     }
     const auto opened = Safetensors::open(folder.write("flipped.safetensors", bytes));
     refused += !opened;

@@ -58,7 +58,7 @@ TEST_CASE("what is written is read back, byte for byte") {
   const auto path = folder.path() / "out.safetensors";
   const auto expected = samples();
   const std::map<std::string, std::string> metadata = {{"recipe", "{\"a\":\"\\n\"}"},
-                                                        {"quote\"", "\xc3\xa9"}};
+                                                       {"quote\"", "\xc3\xa9"}};
   REQUIRE(write_safetensors(path, expected.tensors, metadata));
   const auto file = Safetensors::open(path);
   REQUIRE(file);
@@ -94,11 +94,13 @@ TEST_CASE("data begins at a cache line and every element at its own size") {
   const auto path = folder.path() / "out.safetensors";
   for (int length = 0; length < 70; ++length) {  // whatever the header's length
     const auto expected = samples();
-    REQUIRE(write_safetensors(path, expected.tensors, {{"k", std::string(static_cast<std::size_t>(length), 'x')}}));
+    REQUIRE(write_safetensors(path, expected.tensors,
+                              {{"k", std::string(static_cast<std::size_t>(length), 'x')}}));
     const auto file = Safetensors::open(path);
     REQUIRE(file);
     for (const Tensor& tensor : file->tensors()) {
-      const auto offset = static_cast<std::size_t>(tensor.bytes.data() - file->file()->bytes().data());
+      const auto offset =
+          static_cast<std::size_t>(tensor.bytes.data() - file->file()->bytes().data());
       INFO(tensor.name << " at " << offset);
       CHECK(offset % bytes_of(tensor.type) == 0);
       if (tensor.bytes.size() % 64 == 0) CHECK(offset % 64 == 0);

@@ -69,4 +69,9 @@ class GoldenModel {
 };
 static_assert(llama::TensorSource<GoldenModel>);
 
+inline llama::Model small_model(const std::string& name = "llama") {
+  const auto golden = read_json("tests/oracle/models.json");
+  return llama::read_model(GoldenModel(golden.at("models").at(name))).value();
+}
+
 }  // namespace bisup::test

@@ -11,12 +11,7 @@ namespace {
 
 using namespace bisup;
 
-llama::Model small_model(const std::string& name = "llama") {
-  const auto golden = test::read_json("tests/oracle/models.json");
-  return llama::read_model(test::GoldenModel(golden.at("models").at(name))).value();
-}
-
-std::vector<int> some_ids(int count, int seed) {
+std::vector<int> varied_ids(int count, int seed) {
   std::vector<int> ids;
   for (int i = 0; i < count; ++i) ids.push_back((37 * i + 11 * seed + i * i % 7) % 128);
   return ids;
@@ -40,7 +35,7 @@ std::vector<float> alone(const llama::Model& model, const std::vector<int>& ids,
 
 TEST_CASE("prompts and single tokens of many sequences in one forward, as each by itself") {
   for (const char* name : {"llama", "qwen3", "mistral_window"}) {
-    const auto model = small_model(name);
+    const auto model = test::small_model(name);
     for (const KvPolicy& policy : {KvPolicy{}, KvPolicy{.sinks = 2,
                                                .recent = 16,
                                                .keys = {4},
@@ -60,8 +55,8 @@ TEST_CASE("prompts and single tokens of many sequences in one forward, as each b
         std::vector<llama::Sequences::Next> nexts;
         for (int i = 0; i < 4; ++i) {
           auto& piece = pieces[static_cast<std::size_t>(i)];
-          piece =
-              some_ids(lengths[i], static_cast<int>(said[static_cast<std::size_t>(i)].size()) + i);
+          piece = varied_ids(lengths[i],
+                             static_cast<int>(said[static_cast<std::size_t>(i)].size()) + i);
           if (piece.empty()) continue;
           nexts.push_back({number[static_cast<std::size_t>(i)], piece});
           auto& all = said[static_cast<std::size_t>(i)];
@@ -87,11 +82,11 @@ TEST_CASE("prompts and single tokens of many sequences in one forward, as each b
 }
 
 TEST_CASE("a fork goes its own way, and an end gives its pages back") {
-  const auto model = small_model();
+  const auto model = test::small_model();
   const KvPolicy policy{.recent = 4, .keys = {8}, .values = {8}};
   auto sequences = llama::Sequences::make(model, 64, policy, {.sequences = 3});
   REQUIRE(sequences);
-  const auto prompt = some_ids(20, 1);
+  const auto prompt = varied_ids(20, 1);
   const int first = sequences->begin(prompt).value();
   const llama::Sequences::Next whole{first, prompt};
   REQUIRE(sequences->forward({&whole, 1}));
@@ -117,11 +112,11 @@ TEST_CASE("a fork goes its own way, and an end gives its pages back") {
 }
 
 TEST_CASE("a request finds what an earlier one left, and a full pool lets go of it") {
-  const auto model = small_model();
+  const auto model = test::small_model();
   const KvPolicy policy{.keys = {4}, .values = {4}};
   auto sequences = llama::Sequences::make(model, 64, policy, {.sequences = 3, .tokens = 64});
   REQUIRE(sequences);
-  const auto prompt = some_ids(32, 1);
+  const auto prompt = varied_ids(32, 1);
   {
     const int s = sequences->begin(prompt).value();
     const llama::Sequences::Next next{s, prompt};
@@ -133,12 +128,12 @@ TEST_CASE("a request finds what an earlier one left, and a full pool lets go of 
   CHECK(sequences->size(again) == 31);  // the last token is computed: its logits are wanted
   const llama::Sequences::Next rest{again, std::span(prompt).subspan(31)};
   CHECK(sequences->forward({&rest, 1}));
-  const int other = sequences->begin(some_ids(3, 60)).value();
+  const int other = sequences->begin(varied_ids(3, 60)).value();
   CHECK(sequences->size(other) == 0);
-  const auto long_one = some_ids(64, 5);
+  const auto long_one = varied_ids(64, 5);
   const llama::Sequences::Next much{other, long_one};
   CHECK(sequences->forward({&much, 1}));  // what was kept had to go
-  const auto more = some_ids(40, 5);
+  const auto more = varied_ids(40, 5);
   const llama::Sequences::Next too_much{again, more};
   const auto full = sequences->forward({&too_much, 1});
   REQUIRE_FALSE(full);

@@ -11,11 +11,6 @@ namespace {
 
 using namespace bisup;
 
-llama::Model small_model(const std::string& name = "llama") {
-  const auto golden = test::read_json("tests/oracle/models.json");
-  return llama::read_model(test::GoldenModel(golden.at("models").at(name))).value();
-}
-
 std::vector<int> some_ids(int count) {
   std::vector<int> ids;
   for (int i = 0; i < count; ++i) ids.push_back((37 * i + 11) % 128);
@@ -54,7 +49,7 @@ TEST_CASE("a prompt in chunks, or token by token, ends in the same hidden states
   ThreadPool pool(2);
   const auto ids = some_ids(40);
   for (const char* name : {"llama", "qwen3", "mistral_window"}) {
-    const auto model = small_model(name);
+    const auto model = test::small_model(name);
     const auto whole = hidden_states(model, ids, {40}, {}, pool);
     // Products of one and of many tokens may sum in another order; three blocks of RMS-normed
     // values of size 1 amplify 2^-24 * sqrt(172) by less than a thousandfold.
@@ -67,7 +62,7 @@ TEST_CASE("a prompt in chunks, or token by token, ends in the same hidden states
 TEST_CASE("the number of threads does not change a bit") {
   ThreadPool one(1), three(3);
   const auto ids = some_ids(33);
-  const auto model = small_model();
+  const auto model = test::small_model();
   CHECK(largest_difference(hidden_states(model, ids, {33}, {}, one),
                            hidden_states(model, ids, {33}, {}, three)) == 0);
   const auto packed = round_to_nearest(model, Scheme::parse("W4A4KV4-g64").value());
@@ -79,7 +74,7 @@ TEST_CASE("the number of threads does not change a bit") {
 
 TEST_CASE("truncating and going on is the same as never having gone further") {
   ThreadPool pool(2);
-  const auto model = small_model();
+  const auto model = test::small_model();
   const auto ids = some_ids(24);
   auto session = llama::Session::make(model, 40, {}, pool);
   REQUIRE(session);
@@ -113,7 +108,7 @@ PromptCache stored_prompt(const llama::Model& model, const std::vector<int>& ids
 
 TEST_CASE("a session begins with the model's stored prompt and never forgets it") {
   ThreadPool pool(2);
-  auto model = small_model();
+  auto model = test::small_model();
   const std::vector<int> before = {9, 8, 7, 6, 5}, ids = some_ids(12);
   auto plain = llama::Session::make(model, 17, pool);
   REQUIRE(plain);
@@ -132,8 +127,7 @@ TEST_CASE("a session begins with the model's stored prompt and never forgets it"
     CHECK(session->size() == 5);
     const auto got = session->next_logits(ids);
     // Products of 12 and of 17 tokens may sum in another order, as in chunks.
-    for (std::size_t i = 0; i < expected.size(); ++i)
-      CHECK(std::abs(got[i] - expected[i]) < 1e-3f);
+    for (std::size_t i = 0; i < expected.size(); ++i) CHECK(std::abs(got[i] - expected[i]) < 1e-3f);
   }
   CHECK(after_prompt(both, model.prompt).data() == both.data() + 5);
   CHECK(after_prompt(before, model.prompt).size() == 5);
@@ -148,7 +142,7 @@ TEST_CASE("a session begins with the model's stored prompt and never forgets it"
 }
 
 TEST_CASE("what a session cannot hold is an error or a broken contract, never an overflow") {
-  const auto model = small_model();
+  const auto model = test::small_model();
   const auto too_long = llama::Session::make(model, model.config.max_positions + 1, {});
   REQUIRE_FALSE(too_long);
   CHECK(too_long.error().code == Errc::out_of_range);
@@ -159,15 +153,17 @@ TEST_CASE("what a session cannot hold is an error or a broken contract, never an
   CHECK_THROWS_AS(session->forward(std::vector<int>{-1}), ContractViolation);
 }
 
-TEST_CASE("ids of another model's tokenizer are the world's error, with the id and the vocabulary") {
-  const auto model = small_model();
+TEST_CASE(
+    "ids of another model's tokenizer are the world's error, with the id and the vocabulary") {
+  const auto model = test::small_model();
   CHECK(llama::check_ids({}, model.config));
   CHECK(llama::check_ids(std::vector<int>{0, 127}, model.config));
   for (const int id : {-1, 128, 2'000'000'000}) {
     const auto checked = llama::check_ids(std::vector<int>{0, id}, model.config);
     REQUIRE_FALSE(checked);
     CHECK(checked.error().code == Errc::out_of_range);
-    CHECK(checked.error().message.find("token " + std::to_string(id) + " is none of the model's 128") == 0);
+    CHECK(checked.error().message.find("token " + std::to_string(id) +
+                                       " is none of the model's 128") == 0);
   }
 }
 

@@ -10,13 +10,8 @@ namespace {
 
 using namespace bisup;
 
-llama::Model small_model() {
-  const auto golden = test::read_json("tests/oracle/models.json");
-  return llama::read_model(test::GoldenModel(golden.at("models").at("llama"))).value();
-}
-
 TEST_CASE("a stored prompt is what a session over its ids knows, piece by piece too") {
-  auto model = small_model();
+  auto model = test::small_model();
   const std::vector<int> first = {9, 8, 7}, second = {6, 5}, request = {1, 2, 3, 4};
   std::vector<int> all = {9, 8, 7, 6, 5, 1, 2, 3, 4};
   auto plain = llama::Session::make(model, 9);
@@ -37,7 +32,7 @@ TEST_CASE("a stored prompt is what a session over its ids knows, piece by piece 
 }
 
 TEST_CASE("a reference begins with the same tokens as the model, read by itself") {
-  auto model = small_model(), reference = small_model();
+  auto model = test::small_model(), reference = test::small_model();
   const std::vector<int> ids = {9, 8, 7}, others = {4, 5};
   CHECK(llama::share_prompt(model, reference));
   CHECK(reference.prompt.empty());
@@ -50,7 +45,8 @@ TEST_CASE("a reference begins with the same tokens as the model, read by itself"
   model.prompt = llama::store_prompt(model, ids).value();
   reference.prompt = llama::store_prompt(reference, others).value();
   REQUIRE(llama::share_prompt(model, reference));
-  CHECK(std::equal(ids.begin(), ids.end(), reference.prompt.ids().begin(), reference.prompt.ids().end()));
+  CHECK(std::equal(ids.begin(), ids.end(), reference.prompt.ids().begin(),
+                   reference.prompt.ids().end()));
   CHECK(reference.prompt.values(0)(2, 1) != model.prompt.values(0)(2, 1));
   const auto* before = reference.prompt.values(0).data;
   REQUIRE(llama::share_prompt(model, reference));

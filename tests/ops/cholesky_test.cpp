@@ -6,13 +6,13 @@
 #include <limits>
 
 #include <bisup_test.hpp>
+#include <ops/unit_roundoff.hpp>
 
 namespace {
 
 using namespace bisup;
 
 constexpr int sizes[] = {1, 5, 64, 65, 200};
-constexpr double unit = 0x1p-24;
 
 // I + X^T X / n for few tokens: no eigenvalue below 1, and none above the largest row sum.
 Matrix<float> moments(int n, double* condition) {

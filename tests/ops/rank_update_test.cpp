@@ -6,24 +6,18 @@
 #include <utility>
 
 #include <bisup_test.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
-
-Matrix<float> normals(int rows, int cols) {
-  Matrix<float> m(rows, cols);
-  Random random(static_cast<std::uint64_t>(cols));
-  for (int i = 0; i < rows * cols; ++i) m.data()[i] = static_cast<float>(random.normal());
-  return m;
-}
 
 TEST_CASE("second moments are within the bound of their summation, and symmetric once mirrored") {
   ThreadPool pool(2);
   for (const int n : {1, 5, 33, 100}) {
     CAPTURE(n);
     const int tokens = 70;
-    const auto x = normals(tokens, n);
+    const auto x = test::normals(tokens, n, 1);
     Matrix<float> h(n, n);
     for (int i = 0; i < n * n; ++i) h.data()[i] = 2;
     add_gram(x.ref(), h.ref(), pool);
@@ -59,7 +53,7 @@ TEST_CASE("mirroring copies everything below the diagonal and nothing else") {
 
 TEST_CASE("batches of tokens and numbers of threads leave no trace") {
   ThreadPool one(1), three(3);
-  const auto x = normals(1600, 45);  // more tokens than a block of k
+  const auto x = test::normals(1600, 45, 1);  // more tokens than a block of k
   Matrix<float> whole(45, 45), parts(45, 45);
   add_gram(x.ref(), whole.ref(), one);
   for (const auto& [first, count] : {std::pair{0, 7}, std::pair{7, 900}, std::pair{907, 693}}) {

@@ -8,12 +8,11 @@
 
 #include <bisup_test.hpp>
 #include <normals.hpp>
+#include <ops/unit_roundoff.hpp>
 
 namespace {
 
 using namespace bisup;
-
-constexpr double unit = 0x1p-24;
 
 // Sum over i of 2^(-i) u_i v_i^T.
 Matrix<float> decaying(int rows, int cols, int terms) {

@@ -7,13 +7,14 @@
 #include <vector>
 
 #include <bisup_test.hpp>
+#include <normals.hpp>
+#include <ops/unit_roundoff.hpp>
 
 namespace {
 
 using namespace bisup;
 
-constexpr int sizes[] = {1, 5, 64, 65, 200};
-constexpr double unit = 0x1p-24;
+constexpr int triangle_sizes[] = {1, 5, 64, 65, 200};
 
 // Ones on the diagonal and at most 1 / (2n) below it: rows and columns of L sum to at most 1.5 and
 // those of L^-1 to at most 2. NaN above the diagonal, where nothing may look.
@@ -29,13 +30,6 @@ Matrix<float> triangle(int n) {
   return l;
 }
 
-Matrix<float> normals(int rows, int cols) {
-  Matrix<float> m(rows, cols);
-  Random random(7);
-  for (int i = 0; i < rows * cols; ++i) m.data()[i] = static_cast<float>(random.normal());
-  return m;
-}
-
 double largest(const Matrix<float>& m, int row) {
   double value = 0;
   for (const float v : m.row(row)) value = std::max(value, std::fabs(static_cast<double>(v)));
@@ -44,10 +38,10 @@ double largest(const Matrix<float>& m, int row) {
 
 TEST_CASE("solutions of triangular systems leave the residual of their summation") {
   ThreadPool pool(2);
-  for (const int n : sizes) {
+  for (const int n : triangle_sizes) {
     for (const bool transposed : {false, true}) {
       CAPTURE(n, transposed);
-      const auto l = triangle(n), x = normals(7, n);
+      const auto l = triangle(n), x = test::normals(7, n, 7);
       Matrix<float> y = x.clone();
       if (transposed) {
         solve_lower_transposed(l.ref(), y.ref(), pool);
@@ -75,7 +69,7 @@ TEST_CASE("solutions of triangular systems leave the residual of their summation
 
 TEST_CASE("a triangle times its inverse is one, and nothing above is touched") {
   ThreadPool pool(2);
-  for (const int n : sizes) {
+  for (const int n : triangle_sizes) {
     CAPTURE(n);
     const auto l = triangle(n);
     Matrix<float> inverse = l.clone();
@@ -115,7 +109,7 @@ TEST_CASE("a small triangle is solved by hand") {
 TEST_CASE("the number of threads does not change a bit of a solution") {
   ThreadPool one(1), three(3);
   const auto l = triangle(333);
-  Matrix<float> a = normals(70, 333), b = a.clone(), i = l.clone(), j = l.clone();
+  Matrix<float> a = test::normals(70, 333, 7), b = a.clone(), i = l.clone(), j = l.clone();
   solve_lower(l.ref(), a.ref(), one), solve_lower(l.ref(), b.ref(), three);
   invert_lower(i.ref(), one), invert_lower(j.ref(), three);
   for (int r = 0; r < 70; ++r) {

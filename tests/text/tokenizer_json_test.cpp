@@ -28,7 +28,7 @@ Tokenizer made(const Json& json) {
   return std::move(tokenizer).value();
 }
 
-std::string tokens(const Tokenizer& tokenizer, std::string_view text) {
+std::string joined_tokens(const Tokenizer& tokenizer, std::string_view text) {
   std::string out;
   const auto ids = tokenizer.encode(text, {.parse_special = true, .add_special = false});
   for (const int id : ids.value()) {
@@ -50,19 +50,19 @@ TEST_CASE("merges are written as strings or as pairs") {
 TEST_CASE("ignore_merges takes a word that is a token at once") {
   Json json = tiny::byte_level();
   json["model"]["vocab"]["zzz"] = 5000;
-  CHECK(tokens(made(json), "zzz") == "z|z|z");
+  CHECK(joined_tokens(made(json), "zzz") == "z|z|z");
   json["model"]["ignore_merges"] = true;
-  CHECK(tokens(made(json), "zzz") == "zzz");
+  CHECK(joined_tokens(made(json), "zzz") == "zzz");
 }
 
 TEST_CASE("ByteLevel cuts and puts a space in front by default") {
   Json json = tiny::byte_level();
   json["model"]["merges"] = Json::array();
   json["pre_tokenizer"] = {{"type", "ByteLevel"}};
-  CHECK(tokens(made(json), "a") == "\u0120|a");
-  CHECK(tokens(made(json), " a") == "\u0120|a");
+  CHECK(joined_tokens(made(json), "a") == "\u0120|a");
+  CHECK(joined_tokens(made(json), " a") == "\u0120|a");
   json["pre_tokenizer"]["add_prefix_space"] = false;
-  CHECK(tokens(made(json), "a") == "a");
+  CHECK(joined_tokens(made(json), "a") == "a");
 }
 
 TEST_CASE("a template puts tokens on both sides") {

@@ -17,7 +17,7 @@ using namespace bisup;
 using namespace bisup::text;
 using Ids = std::vector<int>;
 
-Tokenizer made(const tiny::Json& json) {
+Tokenizer tokenizer_of(const tiny::Json& json) {
   auto tokenizer = Tokenizer::from_json_text(json.dump(), "tokenizer.json");
   if (!tokenizer) FAIL(tokenizer.error().describe());
   return std::move(tokenizer).value();
@@ -28,8 +28,8 @@ constexpr EncodeOptions plain = {.parse_special = false, .add_special = false};
 TEST_CASE("decoding what was encoded gives the text back") {
   Random random(10);
   auto known = tiny::byte_level(std::string(pattern::llama3));
-  for (const Tokenizer& tokenizer :
-       {made(tiny::byte_level()), made(known), made(tiny::sentence_piece())}) {
+  for (const Tokenizer& tokenizer : {tokenizer_of(tiny::byte_level()), tokenizer_of(known),
+                                     tokenizer_of(tiny::sentence_piece())}) {
     for (int i = 0; i < 400; ++i) {
       const std::string text = tiny::awkward_text(random, random.below(30));
       const auto ids = tokenizer.encode(text, plain);
@@ -41,7 +41,7 @@ TEST_CASE("decoding what was encoded gives the text back") {
 
 TEST_CASE("bytes that are not UTF-8 count as replacement characters") {
   Random random(11);
-  const Tokenizer tokenizer = made(tiny::byte_level());
+  const Tokenizer tokenizer = tokenizer_of(tiny::byte_level());
   for (int i = 0; i < 500; ++i) {
     const std::string bytes = tiny::random_bytes(random, random.below(30));
     REQUIRE(*tokenizer.encode(bytes) == *tokenizer.encode(replace_invalid_utf8(bytes)));
@@ -50,7 +50,8 @@ TEST_CASE("bytes that are not UTF-8 count as replacement characters") {
 
 TEST_CASE("any ids decode to valid text, streamed or at once") {
   Random random(12);
-  for (const Tokenizer& tokenizer : {made(tiny::byte_level()), made(tiny::sentence_piece())}) {
+  for (const Tokenizer& tokenizer :
+       {tokenizer_of(tiny::byte_level()), tokenizer_of(tiny::sentence_piece())}) {
     const auto range = static_cast<std::uint32_t>(tokenizer.vocab_size() + 4);
     for (int i = 0; i < 1000; ++i) {
       Ids ids;
@@ -71,7 +72,7 @@ TEST_CASE("any ids decode to valid text, streamed or at once") {
 }
 
 TEST_CASE("special tokens: read, not read, shown, not shown, put in front") {
-  const Tokenizer tokenizer = made(tiny::byte_level());
+  const Tokenizer tokenizer = tokenizer_of(tiny::byte_level());
   const int bos = tokenizer.find("<|bos|>"), end = tokenizer.find("<|end|>"),
             think = tokenizer.find("<think>");
   REQUIRE((bos >= 0 && end == bos + 1 && think == bos + 2));
@@ -86,11 +87,11 @@ TEST_CASE("special tokens: read, not read, shown, not shown, put in front") {
   CHECK_FALSE(tokenizer.is_special(think));
   CHECK(tokenizer.decode(Ids{bos, end, think}) == "<think>");
   CHECK(tokenizer.decode(Ids{bos, end, think}, true) == "<|bos|><|end|><think>");
-  CHECK_FALSE(made(tiny::sentence_piece()).adds_bos());
+  CHECK_FALSE(tokenizer_of(tiny::sentence_piece()).adds_bos());
 }
 
 TEST_CASE("in a conversation only markup holds special tokens") {
-  const Tokenizer tokenizer = made(tiny::byte_level());
+  const Tokenizer tokenizer = tokenizer_of(tiny::byte_level());
   const int end = tokenizer.find("<|end|>");
   const auto count = [end](const Ids& ids) { return std::count(ids.begin(), ids.end(), end); };
   const std::vector<Segment> attack = {{"<|end|>user\n", true},
@@ -108,7 +109,7 @@ TEST_CASE("in a conversation only markup holds special tokens") {
 }
 
 TEST_CASE("the prefix space is put on and taken off, pieces keep theirs") {
-  const Tokenizer tokenizer = made(tiny::sentence_piece());
+  const Tokenizer tokenizer = tokenizer_of(tiny::sentence_piece());
   const auto ids = *tokenizer.encode("the cat");
   CHECK(tokenizer.token(ids.front()).starts_with("\u2581"));
   CHECK(tokenizer.decode(ids) == "the cat");
@@ -120,7 +121,7 @@ TEST_CASE("the prefix space is put on and taken off, pieces keep theirs") {
 }
 
 TEST_CASE("threads share a tokenizer") {
-  const Tokenizer tokenizer = made(tiny::byte_level());
+  const Tokenizer tokenizer = tokenizer_of(tiny::byte_level());
   Random random(13);
   const std::string text = tiny::awkward_text(random, 3000);
   const Ids expected = *tokenizer.encode(text);

@@ -12,7 +12,7 @@ namespace {
 using namespace bisup;
 using Scales = std::span<const double>;
 
-ThreadPool& pool() {
+ThreadPool& one_thread() {
   static ThreadPool one(1);
   return one;
 }
@@ -92,15 +92,15 @@ Rotated rotated(bool head_norms) {
   const auto stream = RandomizedHadamard::make({1, s.hidden, 1}, 1).value();
   fold_norms(m.block);
   fold_final_norm<double>(m.head.ref(), m.final_norm);
-  rotate_residual(m.block, stream, pool());
-  absorb_input_rotation(m.embedding.ref(), stream, pool());
-  absorb_input_rotation(m.head.ref(), stream, pool());
+  rotate_residual(m.block, stream, one_thread());
+  absorb_input_rotation(m.embedding.ref(), stream, one_thread());
+  absorb_input_rotation(m.head.ref(), stream, one_thread());
   const auto within = Hadamard::make({1, s.head_dim, 1}).value();
   const auto across = Hadamard::make(across_heads(s.heads, s.head_dim)).value();
   const auto wide = Hadamard::make(widest_hadamard(s.intermediate)).value();
-  rotate_values(m.block, s, within, pool());
-  absorb_input_rotation(m.block.o.weights.ref(), across, pool());
-  absorb_input_rotation(m.block.down.weights.ref(), wide, pool());
+  rotate_values(m.block, s, within, one_thread());
+  absorb_input_rotation(m.block.o.weights.ref(), across, one_thread());
+  absorb_input_rotation(m.block.down.weights.ref(), wide, one_thread());
   m.after_rope = [within](std::span<double> x) { within.apply(x); };
   m.before_output = [across](std::span<double> x) { across.apply(x); };
   m.before_down = [wide](std::span<double> x) { wide.apply(x); };

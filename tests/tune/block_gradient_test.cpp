@@ -23,7 +23,7 @@ constexpr Wanted everything{.weight_clips = true,
                             .input = true};
 
 // sum of weights times the block's output.
-struct Problem {
+struct BlockProblem {
   SimulatedBlock<double> block;
   small::Angles<double> angles;
   Matrix<double> x, weights;
@@ -33,7 +33,8 @@ struct Problem {
   RoundingTape tape;
   ThreadPool pool{1};  // the tape needs one order of roundings
 
-  explicit Problem(SimulatedBlock<double> b) : block(std::move(b)), angles(block.cache.prompt()) {
+  explicit BlockProblem(SimulatedBlock<double> b)
+      : block(std::move(b)), angles(block.cache.prompt()) {
     Random random(77);
     x = small::normals<double>(small::tokens, 24, 1, random);
     weights = small::normals<double>(small::tokens, 24, 1, random);
@@ -97,24 +98,24 @@ struct Problem {
 };
 
 TEST_CASE("the float block's gradients are those of finite differences") {
-  Problem(small::block<double>({.rounded = false, .smoothing = false, .rank = 0})).check_all();
+  BlockProblem(small::block<double>({.rounded = false, .smoothing = false, .rank = 0})).check_all();
 }
 TEST_CASE("so are those of a rounded block with branches, smoothing, rotations and a prompt") {
-  Problem(small::block<double>({})).check_all();
+  BlockProblem(small::block<double>({})).check_all();
 }
 TEST_CASE("and of one with affine weights whose branches read the rounded input") {
-  Problem(small::block<double>({.norms = false,
-                                .smoothing = false,
-                                .rotated = false,
-                                .branch_reads_rounded = true,
-                                .affine_weights = true,
-                                .prompt = false}))
+  BlockProblem(small::block<double>({.norms = false,
+                                     .smoothing = false,
+                                     .rotated = false,
+                                     .branch_reads_rounded = true,
+                                     .affine_weights = true,
+                                     .prompt = false}))
       .check_all();
 }
 TEST_CASE("and of one whose weights are codes already, with an exact recent window") {
   for (const bool prompt : {false, true}) {
-    Problem(small::block<double>(
-                {.frozen_weights = true, .smoothing = false, .prompt = prompt, .recent = 3}))
+    BlockProblem(small::block<double>(
+                     {.frozen_weights = true, .smoothing = false, .prompt = prompt, .recent = 3}))
         .check_all();
   }
 }

@@ -16,10 +16,10 @@ namespace {
 
 using namespace bisup;
 
-constexpr BlockShape shape{
+constexpr BlockShape wide_shape{
     .hidden = 96, .heads = 4, .kv_heads = 2, .head_dim = 32, .intermediate = 160};
 // More than one tile of queries.
-constexpr int tokens = tune::query_tile + 22, prompt = 5;
+constexpr int wide_tokens = tune::query_tile + 22, wide_prompt = 5;
 
 Matrix<float> normals(int rows, int cols, double deviation, Random& random) {
   return small::normals<float>(rows, cols, deviation, random);
@@ -31,7 +31,7 @@ struct Both {
   tune::SimulatedBlock<float> tuned;
   llama::Config config;
   KvPolicy policy{.exact_type = DType::f32};  // the tuner has floats
-  PromptCache stored{std::vector<int>(prompt, 1), 1, 2, 32, DType::f32};
+  PromptCache stored{std::vector<int>(wide_prompt, 1), 1, 2, 32, DType::f32};
   Matrix<float> x;
 
   Both(bool rounded, bool rotated) {
@@ -55,7 +55,7 @@ struct Both {
     block.mlp_norm = small::around<float>(96, 1, 0.1, random);
     block.query_norm = small::around<float>(32, 1, 0.1, random);
     block.key_norm = small::around<float>(32, 1, 0.1, random);
-    tuned = tune::simulated_block(shape, std::move(block));
+    tuned = tune::simulated_block(wide_shape, std::move(block));
     config.head_dim = 32;
     const Hadamard rotations[] = {Hadamard(), Hadamard::make({1, 4, 32}).value(), Hadamard(),
                                   Hadamard::make({1, 160, 1}).value()};
@@ -99,8 +99,8 @@ struct Both {
     runtime.norms = {tuned.attention_norm.weight, tuned.mlp_norm.weight, tuned.query_norm.weight,
                      tuned.key_norm.weight};
     auto& cache = tuned.cache;
-    cache.prompt_keys = normals(prompt, 64, 1, random);
-    cache.prompt_values = normals(prompt, 64, 1, random);
+    cache.prompt_keys = normals(wide_prompt, 64, 1, random);
+    cache.prompt_values = normals(wide_prompt, 64, 1, random);
     stored.set(0, cache.prompt_keys.ref(), cache.prompt_values.ref());
     if (rounded) {
       cache.keys = policy.keys = {.bits = 8}, cache.values = policy.values = {.bits = 8};
@@ -111,23 +111,25 @@ struct Both {
       cache.key_high = cache.value_low = 3;
       policy.key_clip = {tune::logistic(3.0f), 1}, policy.value_clip = {1, tune::logistic(3.0f)};
     }
-    x = normals(tokens, 96, 1, random);
+    x = normals(wide_tokens, 96, 1, random);
   }
 
   Matrix<float> run_runtime(ThreadPool& pool) const {
     auto y = x.clone();
     auto cache =
-        KvCache::allocate({.layers = 1, .kv_heads = 2, .head_dim = 32, .capacity = tokens + prompt},
-                          policy, stored)
+        KvCache::allocate(
+            {.layers = 1, .kv_heads = 2, .head_dim = 32, .capacity = wide_tokens + wide_prompt},
+            policy, stored)
             .value();
-    const llama::RopeTable rope(config, tokens + prompt);
+    const llama::RopeTable rope(config, wide_tokens + wide_prompt);
     llama::Scratch scratch;
-    llama::forward(shape, runtime, rope, 0, {prompt, tokens}, cache, scratch, pool, y.ref());
+    llama::forward(wide_shape, runtime, rope, 0, {wide_prompt, wide_tokens}, cache, scratch, pool,
+                   y.ref());
     return y;
   }
   Matrix<float> run_tuned(ThreadPool& pool) {
-    Matrix<float> y(tokens, 96);
-    const tune::RopeAngleTable<float> angles(config, prompt, tokens);
+    Matrix<float> y(wide_tokens, 96);
+    const tune::RopeAngleTable<float> angles(config, wide_prompt, wide_tokens);
     tune::BlockActivations<float> activations;
     tune::refresh(tuned, pool);
     tune::forward<float>(tuned, angles.view(), std::as_const(x).ref(), activations, y.ref(), pool);
@@ -150,7 +152,7 @@ TEST_CASE("the tuner's forward pass is the runtime's, up to the order of sums") 
     // Seven products of at most 160 terms one after another: 7 * 160 * 2^-24 of magnitudes some
     // times the largest output.
     const double bound = 4 * 7 * 160 * 0x1p-24 * largest(expected);
-    for (int t = 0; t < tokens; ++t) {
+    for (int t = 0; t < wide_tokens; ++t) {
       for (int c = 0; c < 96; ++c) REQUIRE(std::fabs(found(t, c) - expected(t, c)) <= bound);
     }
   }
@@ -165,14 +167,14 @@ TEST_CASE("and with everything rounded, but for values at a tie") {
     // Codes of 8 bits after attention may move where a value lies within that of a tie: one in some
     // ten thousand of the 150 x 416 codes; a token that has one differs by a step, below 1/100.
     int moved = 0;
-    for (int t = 0; t < tokens; ++t) {
+    for (int t = 0; t < wide_tokens; ++t) {
       double most = 0;
       for (int c = 0; c < 96; ++c)
         most = std::max(most, std::fabs(double{found(t, c)} - expected(t, c)));
       moved += most > bound ? 1 : 0;
       REQUIRE(most <= 0.01 * largest(expected));
     }
-    CHECK(moved <= tokens / 4);
+    CHECK(moved <= wide_tokens / 4);
   }
 }
 

@@ -16,7 +16,7 @@ using namespace bisup;
 using namespace bisup::tune;
 
 // A block without smoothing of its own, and sum of weights times its output.
-struct Problem {
+struct SmoothingProblem {
   SimulatedBlock<double> block;
   BlockGradient<double> gradient;
   small::Angles<double> angles{0};
@@ -24,7 +24,7 @@ struct Problem {
   BlockActivations<double> activations;
   ThreadPool pool{1};
 
-  explicit Problem(bool rounded, bool rotated, int rank)
+  explicit SmoothingProblem(bool rounded, bool rotated, int rank)
       : block(small::block<double>({.rounded = rounded,
                                     .norms = false,
                                     .smoothing = false,
@@ -60,19 +60,20 @@ struct Site {
   std::string name;
   bool rotated;
   std::size_t channels;
-  std::function<Uses(Problem&)> uses;
+  std::function<Uses(SmoothingProblem&)> uses;
 };
 const std::vector<Site> sites = {
     {"attention norm", false, 24,
-     [](Problem& p) { return norm_site(p.block, p.gradient, attention_input); }},
-    {"mlp norm", false, 24, [](Problem& p) { return norm_site(p.block, p.gradient, mlp_input); }},
-    {"values", false, 16, [](Problem& p) { return value_site(p.block, p.gradient); }},
-    {"up", false, 20, [](Problem& p) { return up_site(p.block, p.gradient); }},
-    {"keys", false, 8, [](Problem& p) { return key_site(p.block, p.gradient); }},
+     [](SmoothingProblem& p) { return norm_site(p.block, p.gradient, attention_input); }},
+    {"mlp norm", false, 24,
+     [](SmoothingProblem& p) { return norm_site(p.block, p.gradient, mlp_input); }},
+    {"values", false, 16, [](SmoothingProblem& p) { return value_site(p.block, p.gradient); }},
+    {"up", false, 20, [](SmoothingProblem& p) { return up_site(p.block, p.gradient); }},
+    {"keys", false, 8, [](SmoothingProblem& p) { return key_site(p.block, p.gradient); }},
     {"output input", true, 32,
-     [](Problem& p) { return input_site(p.block, p.gradient, output_input); }},
+     [](SmoothingProblem& p) { return input_site(p.block, p.gradient, output_input); }},
     {"down input", true, 20,
-     [](Problem& p) { return input_site(p.block, p.gradient, down_input); }}};
+     [](SmoothingProblem& p) { return input_site(p.block, p.gradient, down_input); }}};
 
 std::vector<double> some_prior(std::size_t n) {
   Random random(9);
@@ -84,7 +85,7 @@ std::vector<double> some_prior(std::size_t n) {
 TEST_CASE("every site changes nothing before rounding") {
   for (const Site& site : sites) {
     CAPTURE(site.name);
-    Problem p(false, site.rotated, 0);
+    SmoothingProblem p(false, site.rotated, 0);
     const double before = p.value();
     SoftSmoothing<double> smoothing(some_prior(site.channels), site.uses(p), 1);
     for (double& theta : smoothing.theta()) theta = 0.4;
@@ -97,7 +98,7 @@ TEST_CASE("every site changes nothing before rounding") {
 TEST_CASE("one wrong side of a site changes the block") {
   for (const Site& site : sites) {
     CAPTURE(site.name);
-    Problem p(false, site.rotated, 0);
+    SmoothingProblem p(false, site.rotated, 0);
     const double before = p.value();
     Uses uses = site.uses(p);
     uses[0].exponent = -uses[0].exponent;
@@ -109,7 +110,7 @@ TEST_CASE("one wrong side of a site changes the block") {
 TEST_CASE("gradients of theta and eta follow all uses, the bound and the penalty") {
   for (const Site& site : sites) {
     CAPTURE(site.name);
-    Problem p(true, site.rotated, 0);
+    SmoothingProblem p(true, site.rotated, 0);
     SoftSmoothing<double> smoothing(some_prior(site.channels), site.uses(p), 0.7);
     Random random(3);
     for (double& theta : smoothing.theta()) theta = random.normal();

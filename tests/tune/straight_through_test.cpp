@@ -60,12 +60,12 @@ TEST_CASE("a scale in f16 is used as it is stored, and a NaN stays inside its ow
 }
 
 // sum of weights times the rounded row.
-struct Problem {
+struct RoundingProblem {
   RowRounding rounding;
   Matrix<double> x, weights;
   std::vector<double> high, low;
 
-  Problem(const RowRounding& how, double deviation)
+  RoundingProblem(const RowRounding& how, double deviation)
       : rounding(how),
         x(difference::normals(1, 107, deviation, 3)),
         weights(difference::normals(1, 107, 1, 4)) {
@@ -87,7 +87,7 @@ TEST_CASE("gradients are those of the function whose rounding residuals are froz
   int held = 0;
   for (const RowRounding& rounding : roundings) {
     CAPTURE(rounding.format.bits, rounding.format.affine(), rounding.keepers);
-    Problem p(rounding, 1);
+    RoundingProblem p(rounding, 1);
     RoundingTape tape;
     const double recorded = difference::recorded(tape, [&] { return p.value(); });
     CHECK(recorded == Approx(p.value()).epsilon(1e-13));  // frozen, the function has the same value
@@ -110,7 +110,7 @@ TEST_CASE("gradients are those of the function whose rounding residuals are froz
 }
 
 TEST_CASE("one clip for all groups gathers the gradients of all") {
-  Problem p(roundings[0], 1);
+  RoundingProblem p(roundings[0], 1);
   p.high.assign(1, 0.7), p.low.assign(1, 0.7);
   RoundingTape tape;
   difference::recorded(tape, [&] { return p.value(); });
@@ -122,7 +122,7 @@ TEST_CASE("one clip for all groups gathers the gradients of all") {
 }
 
 TEST_CASE("a range on its floor is moved by nothing, a held one not by its extremes") {
-  Problem small(roundings[0], 1e-7);
+  RoundingProblem small(roundings[0], 1e-7);
   std::vector<double> dx(107), dhigh(small.high.size()), dlow(dhigh);
   round_row_gradient<double>(small.rounding, {small.high, small.low}, small.x.row(0),
                              small.weights.row(0), dx, {dhigh, dlow});
@@ -132,7 +132,7 @@ TEST_CASE("a range on its floor is moved by nothing, a held one not by its extre
   }
 
   for (const std::size_t which : {std::size_t{0}, std::size_t{4}}) {
-    Problem p(roundings[which], 1);
+    RoundingProblem p(roundings[which], 1);
     p.rounding.through_range = false;
     round_row_gradient<double>(p.rounding, {p.high, p.low}, p.x.row(0), p.weights.row(0), dx,
                                {dhigh, dlow});

@@ -28,7 +28,7 @@ SimulatedBlock<T> coded(int group = 8) {
 }
 
 // sum of weights times the block's output.
-struct Problem {
+struct ScaleProblem {
   SimulatedBlock<double> block;
   small::Angles<double> angles{small::prompt};
   Matrix<double> x, weights;
@@ -37,7 +37,7 @@ struct Problem {
   RoundingTape tape;
   ThreadPool pool{1};  // the tape needs one order of roundings
 
-  explicit Problem(int group) : block(coded<double>(group)) {
+  explicit ScaleProblem(int group) : block(coded<double>(group)) {
     Random random(7);
     x = small::normals<double>(small::tokens, 24, 1, random);
     weights = small::normals<double>(small::tokens, 24, 1, random);
@@ -48,7 +48,7 @@ struct Problem {
 
 TEST_CASE("the gradients of the scales are those of finite differences") {
   for (const int group : {8, 0}) {
-    Problem p(group);
+    ScaleProblem p(group);
     difference::recorded(p.tape, [&] { return p.value(); });
     auto g = p.weights.clone();
     BlockScratch<double> scratch;
