@@ -52,7 +52,7 @@ else
 fi
 [ "${1:-}" = --full ] || { stages_summary; exit; }
 
-# clang and the sanitizers in one build, as two would take half an hour more. Wrong packages and habits
+# clang and the sanitizers in one build, as two would take twenty minutes more. Wrong packages and habits
 # are no matter of sanitizers, and what command/resume kills is io/block_files's.
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 build_and_test asan -LE 'habits|must_not_compile|once' -E command/resume

@@ -9,15 +9,9 @@ namespace {
 
 using namespace bisup;
 
-std::vector<int> some_ids(int count) {
-  std::vector<int> ids;
-  for (int i = 0; i < count; ++i) ids.push_back((i * i + 5 * i) % 128);
-  return ids;
-}
-
 TEST_CASE("one layer's rounding alone moves predictions as the whole model's session says") {
   const auto model = test::small_model();
-  const auto ids = some_ids(60);
+  const auto ids = test::some_ids(60);
   const KvPolicy policy{.sinks = 1, .recent = 4, .rotate_keys = true};
   const KvSearchOptions options{.bits = {2, 8}, .windows = {.context = 30}, .every = 1};
   const auto sensitivity = kv_sensitivity(model, ids, policy, options);

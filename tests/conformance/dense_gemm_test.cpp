@@ -45,7 +45,6 @@ struct DenseProblem {
     y = y_store.ref().rows(1, tokens).cols(2, rows);
     std::fill_n(y_store.data(), y_store.rows() * y_store.cols(), untouched);
   }
-  static constexpr float untouched = 12345;
 };
 
 void require_close(const DenseProblem& p, MatrixRef<const float> expected) {
@@ -67,7 +66,7 @@ void require_untouched_around(const DenseProblem& p) {
   for (int t = 0; t < p.y_store.rows(); ++t) {
     for (int r = 0; r < p.y_store.cols(); ++r) {
       const bool inside = t >= 1 && t <= p.y.rows() && r >= 2 && r < 2 + p.y.cols();
-      if (!inside) REQUIRE(p.y_store(t, r) == DenseProblem::untouched);
+      if (!inside) REQUIRE(p.y_store(t, r) == untouched);
     }
   }
 }

@@ -8,6 +8,7 @@
 
 #include <bisup_test.hpp>
 #include <conformance/packed_problem.hpp>
+#include <conformance/targets.hpp>
 
 namespace {
 

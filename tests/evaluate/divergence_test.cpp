@@ -6,7 +6,6 @@
 
 #include <bisup_test.hpp>
 #include "../llama/golden_models.hpp"
-#include "some_ids.hpp"
 
 namespace {
 

@@ -11,7 +11,6 @@
 #include <bisup_test.hpp>
 #include "../llama/golden_models.hpp"
 #include "golden_text.hpp"
-#include "some_ids.hpp"
 
 namespace {
 

@@ -73,5 +73,11 @@ inline llama::Model small_model(const std::string& name = "llama") {
   const auto golden = read_json("tests/oracle/models.json");
   return llama::read_model(GoldenModel(golden.at("models").at(name))).value();
 }
+// Token ids of its vocabulary, 128, without a pattern that repeats soon.
+inline std::vector<int> some_ids(int count) {
+  std::vector<int> ids;
+  for (int i = 0; i < count; ++i) ids.push_back((i * i + 5 * i) % 128);
+  return ids;
+}
 
 }  // namespace bisup::test
