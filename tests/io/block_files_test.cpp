@@ -180,6 +180,14 @@ TEST_CASE(
     CHECK((resumed(run, work, folder, 2) == whole));
     CHECK_FALSE(fs::exists(work / "streams-0000.safetensors"));
   }
+  SECTION("they are still there behind the last block") {
+    stopped(run, work, 3, true);
+    fs::copy_file(work / "streams-0002.safetensors", folder.path() / "kept");
+    CHECK((resumed(run, work, folder, 3) == whole));
+    fs::copy_file(folder.path() / "kept", work / "streams-0002.safetensors");
+    CHECK((resumed(run, work, folder, 4) == whole));
+    CHECK_FALSE(fs::exists(work / "streams-0002.safetensors"));
+  }
   SECTION("a file is half written, and so is a line of the log") {
     const auto left = folder.write("work/block-0002.safetensors.77-0.partial", "half");
     folder.write("work/log.jsonl", "{\"layer\": 0}\n{\"lay");

@@ -74,6 +74,7 @@ class BlockFiles {
     return {{"plan", folder_.plan_checksum()}, {"layer", layer}};
   }
   [[nodiscard]] Result<void> count_finished();
+  void remove_older_streams() const;
   [[nodiscard]] Result<void> begin_log();
   [[nodiscard]] Result<void> log(const BlockReport& report);
   [[nodiscard]] Result<CheckedTensors> open_part(const char* part, int layer) const;
@@ -92,6 +93,7 @@ inline Result<BlockFiles> BlockFiles::open(const std::filesystem::path& folder,
   if (!opened) return opened.error();
   BlockFiles files(std::move(opened).value(), config);
   if (auto counted = files.count_finished(); !counted) return counted.error();
+  files.remove_older_streams();
   if (auto begun = files.begin_log(); !begun) return begun.error();
   return files;
 }
@@ -115,6 +117,14 @@ inline Result<void> BlockFiles::count_finished() {
   if (blocks > 1 && streams < blocks - 1) return lacks("streams", blocks - 1);
   finished_ = streams;
   return {};
+}
+
+// Also when a folder is opened: a kill may have come before it, and behind the last block no other
+// would follow.
+inline void BlockFiles::remove_older_streams() const {
+  std::error_code ignored;
+  for (int layer = 0; layer < finished_ - 1; ++layer)
+    std::filesystem::remove(file("streams", layer), ignored);
 }
 
 // The log begins anew: load() and save() are called once for each block in turn, so its lines are
@@ -219,9 +229,7 @@ inline Result<void> BlockFiles::save(int layer, const FinishedBlock& block,
   if (auto written = write_checked(file("streams", layer), both, about(layer)); !written)
     return written;
   finished_ = layer + 1;
-  std::error_code ignored;
-  for (int before = 0; before < layer; ++before)
-    std::filesystem::remove(file("streams", before), ignored);
+  remove_older_streams();
   return log(block.report);
 }
 
