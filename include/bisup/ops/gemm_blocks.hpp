@@ -2,8 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How is a dense product cut up? x is packed into tiles of tokens once, by all threads; then each
-// task packs a few panels of w and multiplies them by every tile. How it is cut leaves no trace in
-// the result (kernel/dense_operand.hpp), so it may depend on the number of threads.
+// task packs a few panels of w and multiplies them by every tile, some tiles at a time, which stay
+// in the second cache while the panels pass. How it is cut leaves no trace in the result
+// (kernel/dense_operand.hpp), so it may depend on the number of threads.
+// Against tile after tile with every k in blocks of 768, in turns on Zen 3 (AVX2, one thread): 10
+// to 35 % faster. Lost: panels of 288 k, which fit the first cache (y is read and written more
+// often), and more panels a task.
 
 #include <algorithm>
 #include <cstddef>
@@ -22,8 +26,10 @@ struct GemmBlocks {
   bool lower_triangle = false;  // leave tiles alone that lie wholly above the diagonal
 };
 
-// A panel of this many k stays in the second cache beside the tile of x that meets it.
-inline constexpr int gemm_block_k = 768;
+// A panel of this many k stays in the second cache beside the tiles of x that meet it.
+inline constexpr int gemm_block_k = 1536;
+// Those tiles: 192 KiB.
+inline constexpr int gemm_near_x = 48 << 10;
 // Packed x of one block of tokens: what a share of the third cache holds (8 MiB).
 inline constexpr int gemm_block_x = 2 << 20;
 
@@ -36,6 +42,13 @@ inline void prefetch_part(const char* from, std::ptrdiff_t begin, std::ptrdiff_t
   for (std::ptrdiff_t i = begin; i < end; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
+// A tile of y that the next product begins with: it would wait for it otherwise.
+inline void prefetch_tile(MatrixRef<float> y, int row, int rows, int col, int cols) {
+  for (int r = row; r < row + rows; ++r) {
+    for (int c = col; c < col + cols; c += 16) __builtin_prefetch(y.row_data(r) + c, 1, 3);
+  }
+}
+
 inline void multiply_block(const DenseGemmKernel& kernel, const GemmBlocks& job, int first_token,
                            int tokens, ThreadPool& pool) {
   static thread_local AlignedBuffer<float> packed_x_buffer;
@@ -43,13 +56,13 @@ inline void multiply_block(const DenseGemmKernel& kernel, const GemmBlocks& job,
   const int tiles = (tokens + tile - 1) / tile, panels = (job.y.cols() + panel - 1) / panel;
   const auto tile_size = static_cast<std::ptrdiff_t>(tile) * count;
   float* packed_x = scratch(packed_x_buffer, static_cast<std::size_t>(tiles * tile_size));
+  const auto present_in = [&](int t) { return std::min(tile, tokens - t * tile); };
   const auto width = [&](int t) {
-    const int left = std::min(tile, tokens - t * tile);
-    return (left + kernel.tile_step - 1) / kernel.tile_step * kernel.tile_step;
+    return (present_in(t) + kernel.tile_step - 1) / kernel.tile_step * kernel.tile_step;
   };
   pool.parallel_for(tiles, [&](int t, int) {
-    kernel.pack(job.x, first_token + t * tile, std::min(tile, tokens - t * tile), 0, count,
-                width(t), packed_x + t * tile_size);
+    kernel.pack(job.x, first_token + t * tile, present_in(t), 0, count, width(t),
+                packed_x + t * tile_size);
   });
 
   // Enough tasks that a slow core holds nobody up, few enough that a tile of x is read seldom.
@@ -84,18 +97,24 @@ inline void multiply_block(const DenseGemmKernel& kernel, const GemmBlocks& job,
         kernel.pack(job.w, p * panel, rows(p), k, here, panel,
                     packed_w + (p - first_panel) * panel * block_k);
       }
-      for (int t = first_tile; t < last_tile; ++t) {
+      const int near_tiles = std::max(1, gemm_near_x / (tile * here));
+      for (int near = first_tile; near < last_tile; near += near_tiles) {
+        const int near_end = std::min(last_tile, near + near_tiles);
         if (k == 0) {
-          prefetch_part(next_rows, (t - first_tile) * next_bytes / part,
-                        (t - first_tile + 1) * next_bytes / part);
+          prefetch_part(next_rows, (near - first_tile) * next_bytes / part,
+                        (near_end - first_tile) * next_bytes / part);
         }
-        const int token = first_token + t * tile, present = std::min(tile, tokens - t * tile);
         for (int p = first_panel; p < last_panel; ++p) {
-          if (job.lower_triangle && p * panel >= token + present) break;
-          kernel.multiply(packed_x + t * tile_size + static_cast<std::ptrdiff_t>(k) * width(t),
-                          width(t), packed_w + (p - first_panel) * panel * block_k, here,
-                          job.y.row_data(token) + p * panel, job.y.stride(), present, rows(p),
-                          job.accumulate || k > 0);
+          for (int t = near; t < near_end; ++t) {
+            const int token = first_token + t * tile, present = present_in(t);
+            if (job.lower_triangle && p * panel >= token + present) continue;
+            if (t + 1 < near_end)
+              prefetch_tile(job.y, token + tile, present_in(t + 1), p * panel, rows(p));
+            kernel.multiply(packed_x + t * tile_size + static_cast<std::ptrdiff_t>(k) * width(t),
+                            width(t), packed_w + (p - first_panel) * panel * block_k, here,
+                            job.y.row_data(token) + p * panel, job.y.stride(), present, rows(p),
+                            job.accumulate || k > 0);
+          }
         }
       }
     }

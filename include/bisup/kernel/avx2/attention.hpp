@@ -46,6 +46,7 @@ BISUP_ALWAYS_INLINE
   __m256 sum[Rows][2];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+#pragma GCC unroll 4
   for (int d = 0; d < dim; ++d, keys += kv_panel) {
     const __m256 low = _mm256_loadu_ps(keys), high = _mm256_loadu_ps(keys + 8);
 #pragma GCC unroll 8
@@ -113,6 +114,30 @@ BISUP_ALWAYS_INLINE float soften(const RowSpan& span, float* exact, float* packe
   return correction;
 }
 
+// The same, bit for bit, for a row that sees all keys of a tile, which are of one kind.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE float soften_whole(float* scores, float& maximum, float& sum) noexcept {
+  __m256 weight[kv_tile / 8], highest = _mm256_loadu_ps(scores);
+  weight[0] = highest;
+#pragma GCC unroll 8
+  for (int i = 1; i < kv_tile / 8; ++i) {
+    weight[i] = _mm256_loadu_ps(scores + i * 8);
+    highest = _mm256_max_ps(highest, weight[i]);
+  }
+  const float before = maximum, now = std::max(before, largest_lane(highest));
+  __m256 added = _mm256_setzero_ps();
+#pragma GCC unroll 8
+  for (int i = 0; i < kv_tile / 8; ++i) {
+    const __m256 power = exp2(_mm256_sub_ps(weight[i], _mm256_set1_ps(now)));
+    added = _mm256_add_ps(added, power);
+    _mm256_storeu_ps(scores + i * 8, power);
+  }
+  const float correction = now != before ? exp2(before - now) : 1.0f;
+  maximum = now;
+  sum = sum * correction + sum_lanes(added);
+  return correction;
+}
+
 struct RowWeights {
   float exact[attention_rows * kv_tile], packed[attention_rows * kv_tile];
   float correction[attention_rows];
@@ -128,6 +153,7 @@ BISUP_ALWAYS_INLINE void weigh(const float* weights, const float* const* values,
     const int begin = std::max(range.first, p * kv_panel);
     const int end = std::min(range.last, (p + 1) * kv_panel);
     const float* row = values[p] + static_cast<std::ptrdiff_t>(begin - p * kv_panel) * dim + col;
+#pragma GCC unroll 4
     for (int j = begin; j < end; ++j, row += dim) {
       const __m256 low = _mm256_loadu_ps(row), high = _mm256_loadu_ps(row + 8);
 #pragma GCC unroll 8
@@ -177,9 +203,12 @@ BISUP_OPTIMIZED void attend_rows(const AttentionTile& tile, int row) noexcept {
   score<Rows>(queries, tile.dim, tile.exact_keys, w.exact_keys, w.exact);
   score<Rows>(queries, tile.dim, tile.packed_keys, w.packed_keys, w.packed);
   for (int r = 0; r < Rows; ++r) {
-    w.correction[r] = soften(span[r], !w.exact_keys.empty() ? w.exact + r * kv_tile : nullptr,
-                             !w.packed_keys.empty() ? w.packed + r * kv_tile : nullptr,
-                             tile.maximum[row + r], tile.sum[row + r]);
+    float* exact = !w.exact_keys.empty() ? w.exact + r * kv_tile : nullptr;
+    float* packed = !w.packed_keys.empty() ? w.packed + r * kv_tile : nullptr;
+    float &maximum = tile.maximum[row + r], &sum = tile.sum[row + r];
+    const bool whole = span[r].first == 0 && span[r].last == kv_tile && !(exact && packed);
+    w.correction[r] = whole ? soften_whole(exact ? exact : packed, maximum, sum)
+                            : soften(span[r], exact, packed, maximum, sum);
   }
   for (int col = 0; col < tile.dim; col += kv_panel) accumulate<Rows>(tile, w, row, col);
 }
