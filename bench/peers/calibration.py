@@ -3,10 +3,10 @@
 
     python bench/peers/calibration.py --model SmolLM2-135M-Instruct.Q4_1.gguf --calib CALIB.txt
 
-Both quantize the first --layers blocks on the same crops with the papers' clips, in turns, --repeat
-times. Prints a table: the ratio of the median seconds a block, and how far the losses
-|F_q(X_q) - F(X)|^2 / |F(X)|^2 of the blocks are from each other. torch_recipe.py is the peer; it needs
-torch and gguf in the Python that runs this, and does without the held-out crops that ours carries along.
+Both quantize the first --layers blocks on the same crops with the papers' clips, carry the same held-out
+crops along, in turns, --repeat times. Prints a table: the median ratio of the seconds a block, and how far
+the losses |F_q(X_q) - F(X)|^2 / |F(X)|^2 of the blocks are from each other, on the crops and on those held
+out. torch_recipe.py is the peer; it needs torch and gguf in the Python that runs this.
 """
 
 import argparse
@@ -24,14 +24,14 @@ CLIPS = {"rtn": ("1", "1"), "gptq": ("1", "1"), "atom": ("0.9", "1"), "quarot": 
 
 
 class Philox:
-    """Philox-4x32-10 (Salmon et al. 2011), as core/random.hpp counts it: stream (seed, 0)."""
+    """Philox-4x32-10 (Salmon et al. 2011), as core/random.hpp counts it."""
 
-    def __init__(self, seed):
-        self.key, self.counter, self.block = (seed & 0xffffffff, seed >> 32), 0, []
+    def __init__(self, seed, stream):
+        self.key, self.stream, self.counter, self.block = (seed & 0xffffffff, seed >> 32), stream, 0, []
 
     def bits(self):
         if not self.block:
-            c = [self.counter & 0xffffffff, self.counter >> 32, 0, 0]
+            c = [self.counter & 0xffffffff, self.counter >> 32, self.stream, 0]
             k0, k1 = self.key
             for _ in range(10):
                 p0, p1 = 0xd2511f53 * c[0], 0xcd9e8d57 * c[2]
@@ -48,16 +48,19 @@ class Philox:
 
 
 def crops_of(options):
-    """The crops that `bisup quantize` cuts: calibrate/samples.hpp."""
+    """Those that `bisup quantize` cuts: calibrate/samples.hpp."""
     told = subprocess.run([options.bisup, "tokenize", options.model, "--file", options.calib, "--json"],
                           check=True, stdout=subprocess.PIPE)
     ids = json.loads(told.stdout)["ids"]
-    learned = ids[:len(ids) - int(0.15 * len(ids))]
-    random, crops = Philox(options.seed), []
-    for _ in range(options.samples):
-        place = random.below(len(learned) - options.length + 1)
-        crops.append(learned[place:place + options.length])
-    return crops
+    held = int(0.15 * len(ids))
+
+    def cut(text, count, length, stream):
+        random = Philox(options.seed, stream)
+        places = [random.below(len(text) - length + 1) for _ in range(count)]
+        return [text[place:place + length] for place in places]
+
+    return {"crops": cut(ids[:len(ids) - held], options.samples, options.length, 0),
+            "held_out": cut(ids[len(ids) - held:], min(max(options.samples // 6, 1), 8), min(options.length, held), 1)}
 
 
 def ours(options, recipe, folder):
@@ -126,15 +129,17 @@ def main():
             our_seconds = [sum(layer["seconds"] for layer in a) / options.layers for a, _ in rounds]
             their_seconds = [sum(layer["seconds"] for layer in b["layers"]) / options.layers for _, b in rounds]
             ratio = statistics.median(b / a for a, b in zip(our_seconds, their_seconds))
-            worst = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(rounds[0][0], rounds[0][1]["layers"]))
+            worst = [max(abs(a[loss] / b[loss] - 1) for a, b in zip(rounds[0][0], rounds[0][1]["layers"]))
+                     for loss in ("loss", "held_out_loss")]
             peer = rounds[0][1]["peer"]
             lines.append(f"| {recipe} | {statistics.median(our_seconds):.2f} s | "
                          f"{statistics.median(their_seconds):.2f} s | {ratio:.2f}\u00d7 | "
                          f"{min(b / a for a, b in zip(our_seconds, their_seconds)):.2f} to "
-                         f"{max(b / a for a, b in zip(our_seconds, their_seconds)):.2f} | {100 * worst:.2f} % |")
+                         f"{max(b / a for a, b in zip(our_seconds, their_seconds)):.2f} | {100 * worst[0]:.2f} %, "
+                         f"{100 * worst[1]:.2f} % |")
     print(f"{options.scheme}, {options.samples} crops of {options.length} tokens, the first {options.layers} "
           f"blocks, {options.threads} threads, {options.repeat} rounds in turns; peer: {peer}.\n")
-    print("| recipe | bisup, a block | PyTorch, a block | ratio | of the rounds | losses differ by at most |")
+    print("| recipe | bisup, a block | PyTorch, a block | ratio | of the rounds | losses differ by at most, and held out |")
     print("|---|---:|---:|---:|---:|---:|")
     print("\n".join(lines))
 

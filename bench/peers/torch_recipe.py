@@ -4,8 +4,9 @@
 
     python torch_recipe.py model.gguf --tokens crops.npy --recipe atom --layers 2 --threads 1
 
-crops.npy (or .json) holds one list of ids a crop. Prints one JSON object: for every layer the loss
-|F_q(X_q) - F(X)|^2 / |F(X)|^2 of the block's output, seconds, and the peak memory. The oracle of
+crops.npy (or .json) holds one list of ids a crop; a .json may hold an object of two such lists, `crops` and
+`held_out`. Prints one JSON object: for every layer the loss |F_q(X_q) - F(X)|^2 / |F(X)|^2 of the block's
+output, that of the crops that were held out, seconds, and the peak memory. The oracle of
 calibrate/ and the peer of its time: options have the same meaning there. Plain on purpose.
 
 Two streams run through the model: the float one, and the one of the quantized blocks. Keys are
@@ -350,25 +351,26 @@ def relative(y, exact):
     return ((y - exact).double().square().sum(), exact.double().square().sum())
 
 
-def calibrate_layer(block, exact, quantized, rope, options):
+def calibrate_layer(block, exact, quantized, crops, rope, options):
+    """Both streams hold the crops, so many, and then those that were held out."""
     powers = {name: torch.zeros(block.columns(name), dtype=torch.float64) for name in INPUTS}
 
     def add_power(name, x):
         powers[name] += x.square().sum(0, dtype=torch.float64)
 
     for i, x in enumerate(exact):
-        exact[i] = block.run(x, rope, False, add_power)
+        exact[i] = block.run(x, rope, False, add_power if i < crops else lambda name, x: None)
     if options.basis == "reordered":
         block.reorder(powers)
     elif options.basis == "rotated":
         block.rotate()
     stages = calibrate_in_one_pass if options.stages == "one" or options.engine == "nearest" \
         else calibrate_in_stages
-    stages(block, quantized, rope, options)
-    sums = torch.zeros(2, 2, dtype=torch.float64)    # [all, without first tokens], [error, size]
+    stages(block, quantized[:crops], rope, options)
+    sums = torch.zeros(3, 2, dtype=torch.float64)    # [all, without first tokens, held out], [error, size]
     for i, x in enumerate(quantized):
         quantized[i] = block.run(x, rope, options.propagate == "rounded")
-        for row, skipped in enumerate((0, 1)):
+        for row, skipped in ((0, 0), (1, 1)) if i < crops else ((2, 0),):
             sums[row] += torch.stack(relative(quantized[i][skipped:], exact[i][skipped:]))
     return (sums[:, 0] / sums[:, 1]).tolist()
 
@@ -442,9 +444,11 @@ def parse():
 
 
 def crops_of(options):
+    """The crops and those that are held out."""
     path = options.tokens
     crops = np.load(path).tolist() if path.endswith(".npy") else json.load(open(path))
-    return [torch.tensor(crop[:options.length]) for crop in crops[:options.samples]]
+    parts = (crops["crops"], crops["held_out"]) if isinstance(crops, dict) else (crops, [])
+    return [[torch.tensor(crop[:options.length]) for crop in part[:options.samples]] for part in parts]
 
 
 @torch.inference_mode()
@@ -452,17 +456,19 @@ def main():
     options = parse()
     torch.set_num_threads(options.threads)
     model = gguf_model.load_model(options.gguf)
-    crops = crops_of(options)
-    exact = [F.embedding(ids, model.model.embed_tokens.weight) for ids in crops]
+    crops, held_out = crops_of(options)
+    exact = [F.embedding(ids, model.model.embed_tokens.weight) for ids in crops + held_out]
     quantized = [x.clone() for x in exact]
-    rope = rope_table(model.config, max(map(len, crops)))
+    rope = rope_table(model.config, max(map(len, crops + held_out)))
     forget_peak()
     loaded, layers, start = mebibytes("VmRSS"), [], time.perf_counter()
     for layer in range(options.layers or model.config.num_hidden_layers):
         begin = time.perf_counter()
         block = Block(model, layer, options)
-        loss, without_first = calibrate_layer(block, exact, quantized, rope, options)
+        loss, without_first, held_out_loss = calibrate_layer(block, exact, quantized, len(crops), rope,
+                                                             options)
         layers.append(dict(layer=layer, loss=loss, loss_without_first_tokens=without_first,
+                           held_out_loss=held_out_loss if held_out else None,
                            seconds=round(time.perf_counter() - begin, 3)))
         print(layers[-1], file=sys.stderr)
     print(json.dumps(dict(

@@ -243,7 +243,7 @@ class BlockCalibrator {
     Matrix<float> x;
     for (int i = streams.crops; i < streams.quantized.samples(); ++i) {
       streams.quantized.read(i, x);
-      exact.run(dense, x.ref(), [&](int site, const llama::Activation& input) {
+      exact.inputs(dense, x.ref(), [&](int site, const llama::Activation& input) {
         const auto at = static_cast<std::size_t>(site);
         const MatrixRef<const float> from = input.exact();
         if (filled[at] == 0)

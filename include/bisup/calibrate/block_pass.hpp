@@ -37,13 +37,20 @@ class BlockPass {
   // of llama::named_inputs.
   template <class Visit>
   void run(const Block& block, MatrixRef<float> x, Visit&& visit) {
+    inputs(block, x, visit);
+    llama::add_down(shape_, block, s_, *pool_, x);
+  }
+  // For the inputs alone: the last linear is not applied. x becomes the residual stream behind
+  // attention.
+  template <class Visit>
+  void inputs(const Block& block, MatrixRef<float> x, Visit&& visit) {
     attend(block, x);
     visit(0, attention_);
     llama::add_attention(shape_, block, s_.attended.ref(), s_, *pool_, x);
     visit(1, s_.input);
     llama::project_mlp(shape_, block, s_, *pool_, x);
     visit(2, s_.input);
-    llama::add_mlp(shape_, block, s_, *pool_, x);
+    s_.input.prepare(s_.gate.ref(), block.inputs.down, *pool_);
     visit(3, s_.input);
   }
   void run(const Block& block, MatrixRef<float> x) {

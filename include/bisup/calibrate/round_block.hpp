@@ -53,7 +53,7 @@ class BlockRounder {
     Matrix<float> x;
     for (int i = 0; i < crops; ++i) {
       stream.read(i, x);
-      pass.run(block, x.ref(), [&](int site, const llama::Activation& input) {
+      pass.inputs(block, x.ref(), [&](int site, const llama::Activation& input) {
         moments[static_cast<std::size_t>(site)].add(input.values(), pool_);
       });
     }

@@ -164,14 +164,21 @@ void project_mlp(const BlockShape& shape, const BlockWeights<W>& w, Scratch& s, 
   observe(Site::down_input, gate);
 }
 
+// x += down(s.input), which s.gate has been prepared to.
+template <Linear W>
+void add_down(const BlockShape& shape, const BlockWeights<W>& w, Scratch& s, ThreadPool& pool,
+              MatrixRef<float> x) {
+  const auto delta = detail::shaped(s.delta, x.rows(), shape.hidden);
+  w.down.apply(s.input, delta, pool);
+  add(delta, x, pool);
+}
+
 // x += down(s.gate).
 template <Linear W>
 void add_mlp(const BlockShape& shape, const BlockWeights<W>& w, Scratch& s, ThreadPool& pool,
              MatrixRef<float> x) {
   s.input.prepare(s.gate.ref(), w.inputs.down, pool);
-  const auto delta = detail::shaped(s.delta, x.rows(), shape.hidden);
-  w.down.apply(s.input, delta, pool);
-  add(delta, x, pool);
+  add_down(shape, w, s, pool, x);
 }
 
 // x: [tokens, hidden], in place: x += attention(norm(x)); x += mlp(norm(x)).
