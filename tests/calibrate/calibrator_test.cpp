@@ -88,7 +88,8 @@ TEST_CASE("what a recipe learns shows on text it has not seen") {
   const double exact = nll(llama::read_model(test::tiny_source()).value(), pool);
   const double plain = nll(calibrated(recipes::rtn, scheme, samples, pool).model, pool);
   for (const auto& [base, name] :
-       {std::pair{recipes::atom, "bisup_atom"}, std::pair{recipes::quarot, "bisup_quarot"}}) {
+       {std::pair{recipes::searched_rtn, "bisup_rtn"}, std::pair{recipes::atom, "bisup_atom"},
+        std::pair{recipes::quarot, "bisup_quarot"}}) {
     const double baseline = nll(calibrated(base, scheme, samples, pool).model, pool);
     const auto tuned = calibrated(small(*find_recipe(name)), scheme, samples, pool);
     const double ours = nll(tuned.model, pool);

@@ -18,6 +18,14 @@ TEST_CASE("every named recipe is found by its name, and only those") {
     CHECK(*found == recipe);
   }
   for (const char* name : {"rtn", "gptq", "smoothquant", "atom", "quarot"}) CHECK(names.contains(name));
+  // Every base that GPTQ or nothing rounds has its tuned recipe, which is the base and a tuning.
+  for (const char* base : {"rtn", "gptq", "atom", "quarot"}) {
+    const auto tuned = find_recipe("bisup_" + std::string(base));
+    REQUIRE(tuned);
+    CHECK(tuned->tuning.any());
+    CHECK(tuned->basis == find_recipe(base)->basis);
+    CHECK(tuned->engine == find_recipe(base)->engine);
+  }
   CHECK_FALSE(find_recipe("Atom"));
   CHECK_FALSE(find_recipe(""));
 }
@@ -28,6 +36,8 @@ TEST_CASE("only round to nearest with constant clips needs no data") {
   recipe.kv_clip.constant.reset();
   CHECK(recipe.calibrated());
   recipe = recipes::rtn, recipe.quantizer = ClipSearch{};
+  CHECK(recipe.calibrated());
+  recipe = recipes::rtn, recipe.tuning.block_steps = 1;
   CHECK(recipe.calibrated());
 }
 

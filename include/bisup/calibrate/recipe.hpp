@@ -64,7 +64,7 @@ struct Recipe {
   [[nodiscard]] bool calibrated() const {
     return engine == Engine::gptq || basis == Basis::reordered || smoothing > 0 ||
            std::holds_alternative<ClipSearch>(quantizer) || !activation_clip.constant ||
-           !kv_clip.constant;
+           !kv_clip.constant || tuning.any();
   }
 };
 
@@ -119,11 +119,14 @@ inline constexpr Recipe quarot{.name = "quarot",
   base.tuning = {.rank = 32, .branch_bits = 0.5, .block_steps = 24, .end_to_end_steps = 240};
   return base;
 }
+// Round to nearest as far as it goes: what tuning alone is worth, without a transform or GPTQ.
+inline constexpr Recipe searched_rtn{.quantizer = ClipSearch{}};
 inline constexpr std::array all = {rtn,
                                    gptq,
                                    smoothquant,
                                    atom,
                                    quarot,
+                                   bisup(searched_rtn, "bisup_rtn"),
                                    bisup(gptq, "bisup_gptq"),
                                    bisup(atom, "bisup_atom"),
                                    bisup(quarot, "bisup_quarot")};
