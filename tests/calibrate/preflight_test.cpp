@@ -73,6 +73,38 @@ TEST_CASE("memory and operations grow with what is asked for") {
   CHECK(cost_of(c, "W4A4KV4-g32", recipes::rtn, {}, DType::f32, true).peak > plain.peak);
 }
 
+TEST_CASE("what tuning keeps of a block is what it is told to take") {
+  const auto source = test::tiny_source();
+  ThreadPool pool(1);
+  for (const char* name : {"bisup_atom", "bisup_quarot"}) {
+    Recipe recipe = *find_recipe(name);
+    recipe.tuning = {.rank = 4, .length = 16, .block_steps = 1};
+    Samples samples;
+    for (int i = 0; i < 16; ++i) samples.crops.resize(1), samples.crops[0].push_back(3 * i + 1);
+    samples.held_out = samples.crops;
+    NoStore nothing;
+    const auto done = calibrate(source, Scheme::parse("W4A4KV4-g32").value(), recipe, samples, {}, nothing).value();
+    const llama::Model& model = done.model;
+    const auto block = simulated<float>(model.blocks[0], model.block_shape(), model.kv.entry(0, 0, 1), model.kv, pool);
+    const tune::RopeAngleTable<float> angles(model.config, 0, 16);
+    Matrix<float> x(16, model.config.hidden_size), y(16, model.config.hidden_size);
+    tune::BlockActivations<float> a;
+    tune::forward<float>(block, angles.view(), x.ref(), a, y.ref(), pool);
+    std::size_t kept = static_cast<std::size_t>(x.rows() * x.cols());
+    const auto add = [&](const Matrix<float>& m) { kept += static_cast<std::size_t>(m.rows() * m.cols()); };
+    for (const auto* m : {&a.attention_normed, &a.q_raw, &a.k_raw, &a.q, &a.k, &a.v, &a.keys, &a.values, &a.attended,
+                          &a.middle, &a.mlp_normed, &a.gate, &a.up, &a.hidden, &a.query_cosines, &a.query_sines})
+      add(*m);
+    for (const auto& input : a.inputs) add(input.rotated), add(input.prepared), add(input.rounded);
+    for (const auto& projected : a.projected) add(projected);
+    // Besides, the gradients of keys and values, one of each for every query head.
+    kept += static_cast<std::size_t>(2 * 16 * model.config.heads * model.config.head_dim);
+    INFO(name);
+    CHECK(16 * detail::activation_floats(model.config, recipe) >= kept);
+    CHECK(16 * detail::activation_floats(model.config, recipe) < kept + kept / 4);  // not each has each
+  }
+}
+
 TEST_CASE("what cannot be is refused before anything long") {
   const auto c = test::tiny_source().config();
   const auto scheme = Scheme::parse("W4A4KV4-g32").value();

@@ -66,6 +66,16 @@ struct BlockSizes {
   }
 };
 
+// Floats that tuning keeps of one token between the passes of one block: tune::BlockActivations.
+[[nodiscard]] inline std::size_t activation_floats(const llama::Config& c, const Recipe& recipe) {
+  const BlockSizes s(c);
+  const std::size_t inputs = 2 * s.hidden + s.attention + s.intermediate;
+  const std::size_t branches = 7 * static_cast<std::size_t>(std::max(recipe.tuning.rank, 0));
+  return 4 * s.hidden + 4 * s.attention + 4 * s.kv + 3 * s.intermediate + branches +
+         static_cast<std::size_t>(c.head_dim) + 2 * inputs +  // prepared and rounded
+         (recipe.basis == Basis::rotated ? s.attention + s.intermediate : 0);
+}
+
 // Bytes of one quantized block.
 [[nodiscard]] inline std::size_t quantized_block_bytes(const llama::Config& c, const Scheme& scheme,
                                                        const Recipe& recipe) {
@@ -180,11 +190,13 @@ struct BlockSizes {
   const auto first_tokens = static_cast<std::size_t>(std::min(recipe.tuning.length, tokens.length));
   const std::size_t tuned_samples = 2 * f32 * all * first_tokens * sizes.hidden;
   if (recipe.tuning.block_steps > 0) {
-    cost.block = std::max(cost.block, 3 * f32 * weights + tuned_samples + 2 * scratch);
+    const std::size_t kept_by_block = f32 * first_tokens * detail::activation_floats(c, recipe);
+    cost.block = std::max(cost.block, 3 * f32 * weights + tuned_samples + scratch + kept_by_block);
   }
   if (recipe.tuning.end_to_end_steps > 0) {
-    cost.tuning = f32 * (layers * weights + table) + tuned_samples +
-                  f32 * first_tokens * (layers * 3 * sizes.intermediate + 3 * vocabulary);
+    cost.tuning =
+        f32 * (layers * weights + table) + tuned_samples +
+        f32 * first_tokens * (layers * detail::activation_floats(c, recipe) + 3 * vocabulary);
   }
   const std::size_t read = dequantized ? f32 * table : 0;
   const std::size_t kept_stream = cost.tuning > 0 ? cost.streams / 2 : 0;
