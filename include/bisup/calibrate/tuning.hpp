@@ -22,7 +22,7 @@ struct Tuning {
   bool clips = true, scales = true, norm_gains = true;
   bool smoothing = false;  // learned before the block is rounded, as many steps again
   // Of AdamW, in both stages.
-  double branch_rate = 1e-3, end_to_end_branch_rate = 5e-4, clip_rate = 2e-3, scale_rate = 5e-3,
+  double branch_rate = 1e-3, end_to_end_branch_rate = 5e-4, clip_rate = 2e-3, scale_rate = 1e-3,
          gain_rate = 5e-4, smoothing_rate = 2e-2;
 
   friend bool operator==(const Tuning&, const Tuning&) = default;
