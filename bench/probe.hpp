@@ -94,6 +94,21 @@ BISUP_OPTIMIZED inline int dot_512() noexcept {
   return _mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0]));
 }
 
+BISUP_COMPILED_FOR(BISUP_ISA_AVX_VNNI)
+BISUP_OPTIMIZED inline int dot_256() noexcept {
+  __m256i a = _mm256_set1_epi8(1), sum[chains];
+#pragma GCC unroll 12
+  for (int i = 0; i < chains; ++i) sum[i] = _mm256_set1_epi32(i);
+  for (int n = 0; n < rounds; ++n) {
+    asm volatile("" : "+x"(a));
+#pragma GCC unroll 12
+    for (int i = 0; i < chains; ++i) sum[i] = _mm256_dpbusd_avx_epi32(sum[i], a, a);
+  }
+#pragma GCC unroll 12
+  for (int i = 1; i < chains; ++i) sum[0] = _mm256_add_epi32(sum[0], sum[i]);
+  return _mm256_cvtsi256_si32(sum[0]);
+}
+
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED inline int read_256(const __m256i* data, long count) noexcept {
   __m256i seen[4] = {};
@@ -121,13 +136,15 @@ inline double multiply_add_peak() {
   return std::max(wide, narrow) * detail::chains * detail::rounds;
 }
 
-// The same of unsigned times signed 8-bit products and their sums (vpdpbusd).
-inline double dot_peak() {
-  if (!runs_here(Target::avx512_vnni)) return 0;
+// The same of unsigned times signed 8-bit products and their sums, vpdpbusd in the registers of
+// avx512_vnni or avx_vnni.
+inline double dot_peak(Target target = Target::avx512_vnni) {
+  if (!runs_here(target)) return 0;
+  const bool wide = target == Target::avx512_vnni;
   volatile int sink = 0;
-  const double seconds = seconds_of([&] { sink = detail::dot_512(); });
+  const double seconds = seconds_of([&] { sink = wide ? detail::dot_512() : detail::dot_256(); });
   (void)sink;
-  return 128e-9 * detail::chains * detail::rounds / seconds;
+  return (wide ? 128e-9 : 64e-9) * detail::chains * detail::rounds / seconds;
 }
 
 // Gigabytes a second of one thread, read in order from 128 MiB, beyond every cache.
@@ -146,7 +163,7 @@ inline double read_bandwidth() {
 inline double multiply_add_peak() {
   return 0;
 }
-inline double dot_peak() {
+inline double dot_peak(Target = Target::avx512_vnni) {
   return 0;
 }
 inline double read_bandwidth() {

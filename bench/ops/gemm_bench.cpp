@@ -35,7 +35,7 @@ BISUP_NOINLINE int pair_products(int rounds) noexcept {
 
 double peak_of(Target target) {
 #if BISUP_X86
-  if (target == Target::avx512_vnni) return bench::dot_peak();
+  if (target != Target::avx2) return bench::dot_peak(target);
   if (target == Target::avx2) {
     constexpr int rounds = 100'000;
     const double seconds =
@@ -76,7 +76,7 @@ void packed(benchmark::State& state, Target target, Format format, bool token_sc
 
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
-  for (const Target target : {Target::avx512_vnni, Target::avx2}) {
+  for (const Target target : {Target::avx512_vnni, Target::avx_vnni, Target::avx2}) {
     if (!runs_here(target)) continue;
     for (const Format format :
          {Format{.bits = 8}, Format{}, Format{.group = 32}, Format{.bits = 3}, Format{.bits = 2},

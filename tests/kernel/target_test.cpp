@@ -56,8 +56,9 @@ TEST_CASE("BISUP_TARGET forces a target, and a wrong one is an error that names 
     const Forced none("");
     const auto best = find_target();
     REQUIRE(best);
+    // Not only by inclusion: Zen 5 has avx_vnni and avx512_vnni, of which neither includes the other.
     for (const Target target : all_targets) {
-      if (runs_here(target)) REQUIRE_FALSE((includes(target, *best) && target != *best));
+      if (runs_here(target)) REQUIRE(target <= *best);
     }
   }
   for (const Target target : all_targets) {

@@ -118,7 +118,8 @@ def runs_here(mutant):
         known = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
         return True
-    return "/avx512/" not in mutant["file"] or "avx512_vnni" in known
+    needs = {"/avx512/": "avx512_vnni", "/avx_vnni/": "avx_vnni"}
+    return all(flag in known.split() for folder, flag in needs.items() if folder in mutant["file"])
 
 
 def main():

@@ -14,10 +14,15 @@
 #include <bisup/core/platform.hpp>
 #include <bisup/core/result.hpp>
 
+#if BISUP_X86 && (defined(__GNUC__) || defined(__clang__))
+#include <cpuid.h>
+#endif
+
 namespace bisup {
 
 enum class Target : std::uint8_t { scalar, neon, avx2, avx_vnni, avx512, avx512_vnni };
 
+// Of two targets that one processor has, the later is the stronger.
 inline constexpr std::array all_targets = {Target::scalar,   Target::neon,   Target::avx2,
                                            Target::avx_vnni, Target::avx512, Target::avx512_vnni};
 
@@ -36,6 +41,7 @@ inline constexpr std::array all_targets = {Target::scalar,   Target::neon,   Tar
 // Instruction sets for BISUP_COMPILED_FOR. scalar excludes AVX, so its code is the same whatever
 // the user's flags are.
 #define BISUP_ISA_AVX2 "avx2,fma,f16c"
+#define BISUP_ISA_AVX_VNNI "avxvnni,avx2,fma,f16c"
 #define BISUP_ISA_AVX512 "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
 #define BISUP_ISA_AVX512_VNNI "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"
 #if BISUP_X86
@@ -44,7 +50,8 @@ inline constexpr std::array all_targets = {Target::scalar,   Target::neon,   Tar
 #define BISUP_SCALAR
 #endif
 
-// Whether whatever runs `strong` also runs `weak`.
+// Whether whatever runs `strong` also runs `weak`. avx512_vnni does not include avx_vnni: Zen 4 and
+// Ice Lake have no VEX form of vpdpbusd.
 [[nodiscard]] constexpr bool includes(Target strong, Target weak) {
   if (weak == Target::scalar || strong == weak) return true;
   switch (strong) {
@@ -55,6 +62,21 @@ inline constexpr std::array all_targets = {Target::scalar,   Target::neon,   Tar
   }
 }
 
+namespace detail {
+
+// clang 14's __builtin_cpu_supports does not know it: leaf 7, subleaf 1, EAX, bit 4.
+[[nodiscard]] inline bool cpu_has_avx_vnni() {
+#if BISUP_X86 && (defined(__GNUC__) || defined(__clang__))
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || a < 1) return false;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace detail
+
 [[nodiscard]] inline bool runs_here(Target target) {
   switch (target) {
     case Target::scalar: return true;
@@ -62,6 +84,7 @@ inline constexpr std::array all_targets = {Target::scalar,   Target::neon,   Tar
 #if BISUP_X86
     case Target::avx2:  // every processor with AVX2 has F16C, which clang 14 cannot ask for
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Target::avx_vnni: return runs_here(Target::avx2) && detail::cpu_has_avx_vnni();
     case Target::avx512:
       return runs_here(Target::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -84,8 +107,8 @@ inline constexpr std::array all_targets = {Target::scalar,   Target::neon,   Tar
 // or one this processor lacks, is an error that names both.
 [[nodiscard]] inline Result<Target> find_target() {
   Target best = Target::scalar;
-  for (const Target target : all_targets) {
-    if (runs_here(target) && includes(target, best)) best = target;
+  for (const Target target : all_targets) {  // a later one is stronger
+    if (runs_here(target)) best = target;
   }
   const char* forced = std::getenv("BISUP_TARGET");
   if (forced == nullptr || *forced == '\0') return best;

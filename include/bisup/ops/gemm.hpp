@@ -12,6 +12,7 @@
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/kernel/avx2/gemm.hpp>
 #include <bisup/kernel/avx512/gemm.hpp>
+#include <bisup/kernel/avx_vnni/gemm.hpp>
 #include <bisup/kernel/dispatch.hpp>
 #include <bisup/kernel/scalar.hpp>
 #include <bisup/kernel/target.hpp>
@@ -28,6 +29,7 @@ template <int Bits, bool Affine>
 inline constexpr auto gemm_kernels = std::array {
 #if BISUP_X86
   Entry<GemmFn>{Target::avx512_vnni, avx512::gemm<Bits, Affine>},
+      Entry<GemmFn>{Target::avx_vnni, avx_vnni::gemm<Bits, Affine>},
       Entry<GemmFn>{Target::avx2, avx2::gemm<Bits, Affine>},
 #endif
       Entry<GemmFn>{Target::scalar, scalar::gemm<Bits>},

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include <bisup/core/matrix.hpp>
+#include <bisup/kernel/avx2/gemm_rows.hpp>
 #include <bisup/kernel/avx2/unpack.hpp>
 #include <bisup/kernel/scalar.hpp>
 
@@ -101,88 +102,24 @@ BISUP_ALWAYS_INLINE
 // Not tried: 6 tokens by one panel (12 sums leave no register for the codes).
 template <int Bits, bool Affine, int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
-void gemm_tile(const PackedPanels& w, const ActivationView& x, float* y, std::ptrdiff_t y_stride,
-               int panel, int last_panel, int token, bool add) noexcept {
-  constexpr int tile_size = Bits * panel16::vector_bytes, halves = 2 * Panels;
+void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, int panel,
+               int last_panel, int token, bool add) noexcept {
+  constexpr int halves = 2 * Panels;
   constexpr int offset = Bits == 8 ? 128 : 0;  // what multiply_step has subtracted from the codes
-  const int tiles_a_row = x.padded_cols / panel16::tile_codes, groups = x.groups;
-  const int group_tiles =
-      w.shape.format.group == 0 ? tiles_a_row : w.shape.format.group / panel16::tile_codes;
-  const Scale scale_type = w.shape.format.scale;
-  const bool token_scales = x.scale_groups == 1;
-
-  const std::uint8_t* tiles[halves];
-  std::size_t scale_at[halves];
-  __m256 sum[halves][Tokens];
-#pragma GCC unroll 8
-  for (int h = 0; h < halves; ++h) {
-    // A panel beyond the last is computed as the last and not stored.
-    const auto index =
-        static_cast<std::size_t>(panel + h / 2 < last_panel ? panel + h / 2 : last_panel - 1);
-    tiles[h] =
-        w.codes + index * static_cast<std::size_t>(tiles_a_row) * tile_size + h % 2 * half_bytes;
-    scale_at[h] = index * static_cast<std::size_t>(groups) * panel16::tile_rows +
-                  static_cast<std::size_t>(h % 2 * half_rows);
-#pragma GCC unroll 8
-    for (int t = 0; t < Tokens; ++t) sum[h][t] = _mm256_setzero_ps();
+  HalfPanels<Bits, halves> rows(w, x, panel, last_panel);
+  TokenRows tokens(x, token);
+  __m256 sum[halves][Tokens] = {};
+  for (int g = 0, left = rows.tiles_a_row; g < x.groups; ++g, left -= rows.group_tiles) {
+    __m256i dot[halves][Tokens], pairs[halves][Tokens] = {};
+    start_dots<Affine>(rows, w, tokens, g, (1 << (Bits - 1)) - offset, offset, dot);
+    for (int i = left < rows.group_tiles ? left : rows.group_tiles; i > 0; --i) {
+      multiply_steps<Bits, 0>(rows.tiles, tokens.codes, tokens.stride, pairs, dot);
+      tokens.codes += panel16::tile_codes;
+      rows.next_tile();
+    }
+    scale_dots(rows, w, tokens, g, dot, sum);
   }
-  const std::ptrdiff_t stride = x.padded_cols;
-  const std::int8_t* a = x.codes + token * stride;
-  const std::int32_t* sums = x.sums + static_cast<std::ptrdiff_t>(token) * groups;
-  const float* scales = x.scales + static_cast<std::ptrdiff_t>(token) * x.scale_groups;
-
-  for (int g = 0, left = tiles_a_row; g < groups; ++g, left -= group_tiles) {
-    __m256i dot[halves][Tokens], pairs[halves][Tokens];
-#pragma GCC unroll 8
-    for (int h = 0; h < halves; ++h) {
-      [[maybe_unused]] __m256i zero;
-      if constexpr (Affine) {
-        zero = _mm256_sub_epi32(load_zeros(w.zeros + scale_at[h]), _mm256_set1_epi32(offset));
-      }
-#pragma GCC unroll 8
-      for (int t = 0; t < Tokens; ++t) {
-        const std::int32_t negative = -sums[t * groups + g];
-        if constexpr (Affine) {
-          dot[h][t] = _mm256_mullo_epi32(zero, _mm256_set1_epi32(negative));
-        } else {
-          dot[h][t] = _mm256_set1_epi32(negative * ((1 << (Bits - 1)) - offset));
-        }
-        pairs[h][t] = _mm256_setzero_si256();
-      }
-    }
-    for (int i = left < group_tiles ? left : group_tiles; i > 0; --i) {
-      multiply_steps<Bits, 0>(tiles, a, stride, pairs, dot);
-      a += panel16::tile_codes;
-#pragma GCC unroll 8
-      for (int h = 0; h < halves; ++h) tiles[h] += tile_size;
-    }
-#pragma GCC unroll 8
-    for (int h = 0; h < halves; ++h) {
-      const __m256 scale = load_scales(w.scales, scale_type, scale_at[h]);
-      scale_at[h] += panel16::tile_rows;
-#pragma GCC unroll 8
-      for (int t = 0; t < Tokens; ++t) {
-        const __m256 both =
-            token_scales ? scale : _mm256_mul_ps(scale, _mm256_set1_ps(scales[t * groups + g]));
-        sum[h][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[h][t]), both, sum[h][t]);
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int h = 0; h < halves; ++h) {
-    const int row = (panel + h / 2) * panel16::tile_rows + h % 2 * half_rows;
-    const int rows = panel + h / 2 < last_panel ? w.shape.rows - row : 0;
-#pragma GCC unroll 8
-    for (int t = 0; t < Tokens; ++t) {
-      if (token_scales) sum[h][t] = _mm256_mul_ps(sum[h][t], _mm256_set1_ps(scales[t]));
-      if (rows <= 0) continue;
-      float* const at = y + (token + t) * y_stride + row;
-      if (add) {
-        sum[h][t] = _mm256_add_ps(_mm256_maskload_ps(at, first_rows(rows)), sum[h][t]);
-      }
-      _mm256_maskstore_ps(at, first_rows(rows), sum[h][t]);
-    }
-  }
+  store_sums(w, tokens, y, panel, last_panel, token, add, sum);
 }
 
 // Tokens are cut into tiles of nearly equal height, 4 at most; one token takes more panels at once.
@@ -192,8 +129,6 @@ BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
           GemmRange range) noexcept {
   constexpr int highest = 4;
-  float* const out = y.data();
-  const std::ptrdiff_t stride = y.stride();
   const int last = range.last_panel, tokens = range.last_token - range.first_token;
   const int heights = (tokens + highest - 1) / highest;
   const int step = tokens == 1 ? 2 : 1;  // panels
@@ -202,10 +137,10 @@ void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
     for (int i = 0, token = range.first_token; i < heights; ++i) {
       const int height = (range.last_token - token + heights - i - 1) / (heights - i);
       switch (height) {
-        case 1: gemm_tile<Bits, Affine, 1, 2>(w, x, out, stride, p, last, token, add); break;
-        case 2: gemm_tile<Bits, Affine, 2, 1>(w, x, out, stride, p, last, token, add); break;
-        case 3: gemm_tile<Bits, Affine, 3, 1>(w, x, out, stride, p, last, token, add); break;
-        default: gemm_tile<Bits, Affine, 4, 1>(w, x, out, stride, p, last, token, add); break;
+        case 1: gemm_tile<Bits, Affine, 1, 2>(w, x, y, p, last, token, add); break;
+        case 2: gemm_tile<Bits, Affine, 2, 1>(w, x, y, p, last, token, add); break;
+        case 3: gemm_tile<Bits, Affine, 3, 1>(w, x, y, p, last, token, add); break;
+        default: gemm_tile<Bits, Affine, 4, 1>(w, x, y, p, last, token, add); break;
       }
       token += height;
     }
