@@ -4,6 +4,7 @@
 // Who provides each operation at each width for each target? Read from the tables that dispatch reads,
 // so the answer cannot be older than the code.
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -43,22 +44,28 @@ inline std::vector<Provider> providers() {
   return all;
 }
 
-// docs/kernels.md.
-inline std::string providers_page() {
+// The targets of the architecture that this is compiled for.
+#if BISUP_ARM64
+inline constexpr const char* architecture = "ARM64";
+inline constexpr std::array compiled_targets = {bisup::Target::scalar, bisup::Target::neon};
+#else
+inline constexpr const char* architecture = "x86-64";
+inline constexpr std::array compiled_targets = {bisup::Target::scalar, bisup::Target::avx2, bisup::Target::avx_vnni,
+                                                bisup::Target::avx512, bisup::Target::avx512_vnni};
+#endif
+
+// This architecture's part of docs/kernels.md.
+inline std::string providers_table() {
   using namespace bisup;
-  std::string page =
-      "# Kernels\n\n"
-      "Which target's kernel runs when a processor has a target, read from the dispatch tables.\n"
-      "`tests_kernel \"[.print]\"` prints this page; the test `kernel/providers` compares it.\n\n"
-      "| operation | weights |";
-  for (const Target target : all_targets) page += " " + std::string(name(target)) + " |";
+  std::string page = "## " + std::string(architecture) + "\n\n| operation | weights |";
+  for (const Target target : compiled_targets) page += " " + std::string(name(target)) + " |";
   page += "\n|---|---|";
-  for ([[maybe_unused]] const Target target : all_targets) page += "---|";
+  for ([[maybe_unused]] const Target target : compiled_targets) page += "---|";
   const std::vector<Provider> all = providers();
   for (const Provider& row : all) {
     if (row.asked != all_targets[0]) continue;
     page += "\n| " + row.operation + " | " + row.weights + " |";
-    for (const Target target : all_targets) {
+    for (const Target target : compiled_targets) {
       for (const Provider& p : all) {
         if (p.operation == row.operation && p.weights == row.weights && p.asked == target) {
           page += " " + std::string(name(p.provides)) + " |";

@@ -7,10 +7,10 @@
 #include <bisup_test.hpp>
 #include <kernel/providers.hpp>
 
-#if BISUP_X86
-TEST_CASE("no shipped combination falls back to scalar where there is AVX2") {
+TEST_CASE("no shipped combination falls back to scalar where there is AVX2 or NEON") {
   for (const Provider& p : providers()) {
-    if (!includes(p.asked, bisup::Target::avx2)) continue;
+    const auto weakest = BISUP_ARM64 ? bisup::Target::neon : bisup::Target::avx2;
+    if (!includes(p.asked, weakest)) continue;
     CAPTURE(p.operation, p.weights, name(p.asked));
     REQUIRE(p.provides != bisup::Target::scalar);
   }
@@ -20,12 +20,11 @@ TEST_CASE("docs/kernels.md is what the tables say") {
   std::ifstream file(BISUP_SOURCE_DIR "/docs/kernels.md");
   std::stringstream page;
   page << file.rdbuf();
-  REQUIRE(page.str() == providers_page());
+  REQUIRE(page.str().find(providers_table()) != std::string::npos);
 }
-#endif
 
 TEST_CASE("a provider is never stronger than what was asked for") {
   for (const Provider& p : providers()) REQUIRE(includes(p.asked, p.provides));
 }
 
-TEST_CASE("prints docs/kernels.md", "[.print]") { std::cout << providers_page(); }
+TEST_CASE("prints its part of docs/kernels.md", "[.print]") { std::cout << providers_table(); }

@@ -3,6 +3,8 @@
 #include <bisup/core/random.hpp>
 #include <bisup/kernel/avx2/unpack.hpp>
 #include <bisup/kernel/avx512/unpack.hpp>
+#include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/neon/unpack.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/kernel/unpack.hpp>
 #include <array>
@@ -49,12 +51,28 @@ void store_step_avx512(const std::uint8_t* tile, std::uint8_t* out) {
 }
 
 template <int Bits, int Step>
+inline constexpr std::array step_stores = {
+    Entry<void (*)(const std::uint8_t*, std::uint8_t*)>{Target::avx512, store_step_avx512<Bits, Step>},
+    Entry<void (*)(const std::uint8_t*, std::uint8_t*)>{Target::avx2, store_step_avx2<Bits, Step>}};
+#elif BISUP_ARM64
+template <int Bits, int Step>
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+void store_step_neon(const std::uint8_t* tile, std::uint8_t* out) {
+  for (int quarter = 0; quarter < 64; quarter += 16) vst1q_u8(out + quarter, neon::unpack<Bits, Step>(tile + quarter));
+}
+
+template <int Bits, int Step>
+inline constexpr std::array step_stores = {
+    Entry<void (*)(const std::uint8_t*, std::uint8_t*)>{Target::neon, store_step_neon<Bits, Step>}};
+#endif
+
+#if BISUP_X86 || BISUP_ARM64
+template <int Bits, int Step>
 void check_step(const std::uint8_t* tile) {
-  for (const Target target : {Target::avx2, Target::avx512}) {
+  for (const auto& [target, store] : step_stores<Bits, Step>) {
     if (!runs_here(target)) continue;
     std::array<std::uint8_t, 64> codes{};
-    target == Target::avx2 ? store_step_avx2<Bits, Step>(tile, codes.data())
-                           : store_step_avx512<Bits, Step>(tile, codes.data());
+    store(tile, codes.data());
     CAPTURE(Bits, Step, name(target));
     for (std::size_t i = 0; i < 64; ++i) {
       const int lane = static_cast<int>(i);
@@ -78,8 +96,8 @@ void check_tile() {
 }  // namespace
 
 TEST_CASE("vector unpackers read the codes that the layout stores") {
-#if BISUP_X86
-  for (const Target target : {Target::avx2, Target::avx512}) {
+#if BISUP_X86 || BISUP_ARM64
+  for (const auto& [target, store] : step_stores<4, 0>) {
     if (!runs_here(target)) std::cout << "skipped: " << name(target) << " does not run on this processor\n";
   }
   check_tile<2>(), check_tile<3>(), check_tile<4>(), check_tile<5>();

@@ -118,7 +118,7 @@ def runs_here(mutant):
         known = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
         return True
-    needs = {"/avx512/": "avx512_vnni", "/avx_vnni/": "avx_vnni"}
+    needs = {"/avx512/": "avx512_vnni", "/avx_vnni/": "avx_vnni", "/neon/": "asimddp"}
     return all(flag in known.split() for folder, flag in needs.items() if folder in mutant["file"])
 
 

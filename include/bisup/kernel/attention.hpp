@@ -12,6 +12,8 @@
 #include <bisup/kernel/avx512/attention.hpp>
 #include <bisup/kernel/avx512/kv_codes.hpp>
 #include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/neon/attention.hpp>
+#include <bisup/kernel/neon/kv_codes.hpp>
 #include <bisup/kernel/scalar_attention.hpp>
 
 namespace bisup {
@@ -72,6 +74,24 @@ inline constexpr std::array attention_kernel_table = {
           avx2::dequantize_channel_keys<8>},
          {nullptr, nullptr, avx2::dequantize_values<2>, avx2::dequantize_values<3>,
           avx2::dequantize_values<4>, nullptr, nullptr, nullptr, avx2::dequantize_values<8>}}},
+#endif
+#if BISUP_ARM64
+    Entry<AttentionKernels>{
+        Target::neon,
+        {neon::attend,
+         neon::join,
+         neon::scale,
+         neon::extremes,
+         neon::round_group,
+         neon::rounding_sums,
+         {neon::widen<DType::f32>, neon::widen<DType::f16>, neon::widen<DType::bf16>},
+         {nullptr, nullptr, neon::dequantize_keys<2>, neon::dequantize_keys<3>,
+          neon::dequantize_keys<4>, nullptr, nullptr, nullptr, neon::dequantize_keys<8>},
+         {nullptr, nullptr, neon::dequantize_channel_keys<2>, neon::dequantize_channel_keys<3>,
+          neon::dequantize_channel_keys<4>, nullptr, nullptr, nullptr,
+          neon::dequantize_channel_keys<8>},
+         {nullptr, nullptr, neon::dequantize_values<2>, neon::dequantize_values<3>,
+          neon::dequantize_values<4>, nullptr, nullptr, nullptr, neon::dequantize_values<8>}}},
 #endif
     Entry<AttentionKernels>{
         Target::scalar,

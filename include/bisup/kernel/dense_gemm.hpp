@@ -12,6 +12,8 @@
 #include <bisup/kernel/avx512/dense_gemv.hpp>
 #include <bisup/kernel/dense_operand.hpp>
 #include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/neon/dense_gemm.hpp>
+#include <bisup/kernel/neon/dense_gemv.hpp>
 #include <bisup/kernel/scalar_dense.hpp>
 
 namespace bisup {
@@ -26,6 +28,10 @@ inline constexpr std::array dense_gemm_kernels = {
     Entry<DenseGemmKernel>{Target::avx2,
                            {6, 2, avx2::dense_panel_rows, avx2::dense_pack, avx2::dense_tile}},
 #endif
+#if BISUP_ARM64
+    Entry<DenseGemmKernel>{Target::neon,
+                           {6, 2, neon::dense_panel_rows, neon::dense_pack, neon::dense_tile}},
+#endif
     Entry<DenseGemmKernel>{
         Target::scalar, {4, 4, scalar::dense_panel_rows, scalar::dense_pack, scalar::dense_tile}},
 };
@@ -35,6 +41,9 @@ inline constexpr std::array dense_gemv_kernels = {
 #if BISUP_X86
     Entry<DenseGemvFn>{Target::avx512, avx512::dense_gemv},
     Entry<DenseGemvFn>{Target::avx2, avx2::dense_gemv},
+#endif
+#if BISUP_ARM64
+    Entry<DenseGemvFn>{Target::neon, neon::dense_gemv},
 #endif
     Entry<DenseGemvFn>{Target::scalar, scalar::dense_gemv},
 };

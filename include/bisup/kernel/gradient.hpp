@@ -10,6 +10,7 @@
 #include <bisup/kernel/avx512/gradient.hpp>
 #include <bisup/kernel/dispatch.hpp>
 #include <bisup/kernel/levels.hpp>
+#include <bisup/kernel/neon/gradient.hpp>
 #include <bisup/kernel/scalar_gradient.hpp>
 
 namespace bisup {
@@ -57,6 +58,13 @@ inline constexpr std::array gradient_kernel_table<float> = {
         {avx2::round_to_levels, avx2::round_gradient, avx2::swiglu_gradient, avx2::softmax_gradient,
          avx2::rms_norm_gradient, avx2::product, avx2::add_product, avx2::dot, avx2::log_sum,
          avx2::divergence}},
+#endif
+#if BISUP_ARM64
+    Entry<GradientKernels<float>>{
+        Target::neon,
+        {neon::round_to_levels, neon::round_gradient, neon::swiglu_gradient, neon::softmax_gradient,
+         neon::rms_norm_gradient, neon::product, neon::add_product, neon::dot, neon::log_sum,
+         neon::divergence}},
 #endif
     Entry<GradientKernels<float>>{Target::scalar, scalar_gradient_kernels<float>},
 };

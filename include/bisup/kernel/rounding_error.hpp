@@ -9,6 +9,7 @@
 #include <bisup/kernel/avx2/rounding_error.hpp>
 #include <bisup/kernel/avx512/rounding_error.hpp>
 #include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/neon/rounding_error.hpp>
 #include <bisup/kernel/scalar_rounding_error.hpp>
 
 namespace bisup {
@@ -20,6 +21,10 @@ inline constexpr std::array rounding_error_table = {
                                 {avx512::rounding_error<true>, avx512::rounding_error<false>}},
     Entry<RoundingErrorKernels>{Target::avx2,
                                 {avx2::rounding_error<true>, avx2::rounding_error<false>}},
+#endif
+#if BISUP_ARM64
+    Entry<RoundingErrorKernels>{Target::neon,
+                                {neon::rounding_error<true>, neon::rounding_error<false>}},
 #endif
     Entry<RoundingErrorKernels>{Target::scalar,
                                 {scalar::rounding_error<true>, scalar::rounding_error<false>}},

@@ -17,6 +17,9 @@
 #if BISUP_X86 && (defined(__GNUC__) || defined(__clang__))
 #include <cpuid.h>
 #endif
+#if BISUP_ARM64 && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 namespace bisup {
 
@@ -44,6 +47,12 @@ inline constexpr std::array all_targets = {Target::scalar,   Target::neon,   Tar
 #define BISUP_ISA_AVX_VNNI "avxvnni,avx2,fma,f16c"
 #define BISUP_ISA_AVX512 "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
 #define BISUP_ISA_AVX512_VNNI "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"
+// Pinned, so that no user's flag widens it; clang knows only extensions here.
+#if defined(__clang__)
+#define BISUP_ISA_NEON "dotprod"
+#else
+#define BISUP_ISA_NEON "arch=armv8.2-a+dotprod"
+#endif
 #if BISUP_X86
 #define BISUP_SCALAR BISUP_COMPILED_FOR("no-avx")
 #else
@@ -75,12 +84,24 @@ namespace detail {
 #endif
 }
 
+// Every Apple processor of 64 bits that macOS runs on has it.
+[[nodiscard]] inline bool cpu_has_dot_product() {
+#if BISUP_ARM64 && defined(__linux__)
+  constexpr unsigned long asimd_dot_product = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & asimd_dot_product) != 0;
+#elif BISUP_ARM64 && defined(__APPLE__)
+  return true;
+#else
+  return false;
+#endif
+}
+
 }  // namespace detail
 
 [[nodiscard]] inline bool runs_here(Target target) {
   switch (target) {
     case Target::scalar: return true;
-    case Target::neon: return BISUP_ARM64 != 0;
+    case Target::neon: return detail::cpu_has_dot_product();
 #if BISUP_X86
     case Target::avx2:  // every processor with AVX2 has F16C, which clang 14 cannot ask for
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

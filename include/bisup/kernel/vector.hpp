@@ -16,6 +16,10 @@
 #include <bisup/kernel/avx512/rows.hpp>
 #include <bisup/kernel/avx512/sign_product.hpp>
 #include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/neon/exponential.hpp>
+#include <bisup/kernel/neon/hadamard.hpp>
+#include <bisup/kernel/neon/rows.hpp>
+#include <bisup/kernel/neon/sign_product.hpp>
 #include <bisup/kernel/scalar_vector.hpp>
 
 namespace bisup {
@@ -42,6 +46,11 @@ inline constexpr std::array vector_kernel_table = {
     Entry<VectorKernels>{Target::avx2,
                          {avx2::rms_norm, avx2::rope, avx2::add, avx2::swiglu, avx2::softmax,
                           avx2::hadamard, avx2::hadamard_runs, avx2::sign_product}},
+#endif
+#if BISUP_ARM64
+    Entry<VectorKernels>{Target::neon,
+                         {neon::rms_norm, neon::rope, neon::add, neon::swiglu, neon::softmax,
+                          neon::hadamard, neon::hadamard_runs, neon::sign_product}},
 #endif
     Entry<VectorKernels>{
         Target::scalar,

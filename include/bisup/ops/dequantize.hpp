@@ -13,6 +13,7 @@
 #include <bisup/kernel/avx2/dequantize.hpp>
 #include <bisup/kernel/avx512/dequantize.hpp>
 #include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/neon/dequantize.hpp>
 #include <bisup/kernel/scalar.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/ops/gemm_dense.hpp>
@@ -31,6 +32,9 @@ inline constexpr auto dequantize_kernels = std::array {
   Entry<DequantizeFn>{Target::avx512, avx512::dequantize<Bits, Affine>},
       Entry<DequantizeFn>{Target::avx2, avx2::dequantize<Bits, Affine>},
 #endif
+#if BISUP_ARM64
+      Entry<DequantizeFn>{Target::neon, neon::dequantize<Bits, Affine>},
+#endif
       Entry<DequantizeFn>{Target::scalar, scalar::dequantize<Bits>},
 };
 
@@ -39,6 +43,9 @@ inline constexpr auto weight_only_kernels = std::array {
 #if BISUP_X86
   Entry<WeightOnlyFn>{Target::avx512, avx512::weight_only<Bits, Affine>},
       Entry<WeightOnlyFn>{Target::avx2, avx2::weight_only<Bits, Affine>},
+#endif
+#if BISUP_ARM64
+      Entry<WeightOnlyFn>{Target::neon, neon::weight_only<Bits, Affine>},
 #endif
       Entry<WeightOnlyFn>{Target::scalar, scalar::weight_only<Bits>},
 };

@@ -14,6 +14,7 @@
 #include <bisup/kernel/avx512/gemm.hpp>
 #include <bisup/kernel/avx_vnni/gemm.hpp>
 #include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/neon/gemm.hpp>
 #include <bisup/kernel/scalar.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/pack/activation.hpp>
@@ -31,6 +32,9 @@ inline constexpr auto gemm_kernels = std::array {
   Entry<GemmFn>{Target::avx512_vnni, avx512::gemm<Bits, Affine>},
       Entry<GemmFn>{Target::avx_vnni, avx_vnni::gemm<Bits, Affine>},
       Entry<GemmFn>{Target::avx2, avx2::gemm<Bits, Affine>},
+#endif
+#if BISUP_ARM64
+      Entry<GemmFn>{Target::neon, neon::gemm<Bits, Affine>},
 #endif
       Entry<GemmFn>{Target::scalar, scalar::gemm<Bits>},
 };

@@ -14,6 +14,7 @@
 #include <bisup/kernel/avx2/quantize_activation.hpp>
 #include <bisup/kernel/avx512/quantize_activation.hpp>
 #include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/neon/quantize_activation.hpp>
 #include <bisup/kernel/scalar.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/pack/activation.hpp>
@@ -28,6 +29,9 @@ inline constexpr auto quantize_activation_kernels = std::array {
 #if BISUP_X86
   Entry<QuantizeActivationFn>{Target::avx512, avx512::quantize_activation},
       Entry<QuantizeActivationFn>{Target::avx2, avx2::quantize_activation},
+#endif
+#if BISUP_ARM64
+      Entry<QuantizeActivationFn>{Target::neon, neon::quantize_activation},
 #endif
       Entry<QuantizeActivationFn>{Target::scalar, scalar::quantize_activation},
 };
