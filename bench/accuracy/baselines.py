@@ -3,7 +3,8 @@
 
     python3 bench/accuracy/baselines.py --model MODEL.gguf --calib CALIB.txt --text TEST.txt
 
-A run that was stopped goes on where it was (rows.py). --only chooses rows, --table prints what there is and
+A run that was stopped goes on where it was (rows.py); `--rows docs/accuracy_rows.jsonl --keep-rows` goes on
+from the rows that the docs show. --only chooses rows, --table prints what there is and
 measures nothing.
 """
 
@@ -81,7 +82,8 @@ windows; *target* is what was to be reached. *KL* is KL(float || model) in nats 
 scales, zero points, keepers and padding of all linears; embeddings and lm_head are f16. *Clips* are
 searched on held-out calibration text, or the papers' constants (activations / cache). *Simulated* is
 the perplexity of the same codes in float arithmetic and how far the packed model is from it.
-*Memory* is the peak of `bisup quantize`; bench/peers/calibration.py measures its time. Measured on {rows.machines(results)}."""
+*Memory* is the peak of `bisup quantize`; bench/peers/calibration.py measures its time. Measured on {rows.machines(results)};
+the rows, window by window, are in `docs/accuracy_rows.jsonl`."""
 
 
 def table(options, results):
