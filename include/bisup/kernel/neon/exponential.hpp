@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How does NEON compute what needs exp: swiglu and softmax?
-// Limit: about 25 arithmetic instructions for 8 values.
+// Limit: about 50 arithmetic instructions for 8 values.
 // Registers: the terms and constants stay in registers, loops are not unrolled.
 // Not tried: one multiplication by 2^n, which could not reach subnormal results.
 

@@ -59,7 +59,7 @@ BISUP_ALWAYS_INLINE
 // Limited by: the ports of sdot, 16 products each; unpacking takes two instructions for four of it.
 // Registers: 4 Tokens integer sums, Tokens of activations, some of codes: 24 of 32; the float sums
 // are touched once a group and live on the stack.
-// Not tried: anything; written where no ARM processor was at hand, and run in an emulator.
+// Not tried: 5 tokens a tile; run in an emulator only, measured on no processor yet.
 template <int Bits, bool Affine, int Tokens>
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, int panel,

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How does NEON compute the operations of a backward pass?
-// Limit: the load and store ports; exp where there is one (about 25 instructions for 8 values).
+// Limit: the load and store ports; exp where there is one (about 50 instructions for 8 values).
 // Registers: at most three sums and the constants of exp; loops are not unrolled.
-// Not tried: two sums a dot product; all of them together are below 5 % of a backward pass.
+// Not tried: two sums a dot product.
 
 #include <bisup/core/platform.hpp>
 

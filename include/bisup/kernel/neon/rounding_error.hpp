@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How does NEON add up what rounding a group costs?
-// Limit: seven arithmetic instructions for 8 values of squares, 28 of the power; x stays in the
+// Limit: 14 arithmetic instructions for 8 values of squares, 56 of the power; x stays in the
 // first cache over all candidates.
 // Registers: two sums, four constants of the levels; nothing presses.
-// Not tried: looking at the limit at another distance than AVX-512 does.
+// Not tried: looking at the limit at another distance than the other targets do.
 
 #include <bisup/core/platform.hpp>
 

@@ -4,7 +4,7 @@
 // How does NEON normalise, rotate and add rows?
 // Limit: the load and store ports, for rows are in the first two caches.
 // Registers: two sums for the norm, four operands elsewhere.
-// Not tried: more sums; each of the three is below 2 % of one product of the same tokens.
+// Not tried: more sums.
 
 #include <bisup/core/platform.hpp>
 

@@ -3,10 +3,8 @@
 #pragma once
 // How does NEON multiply by a matrix of signs? All 16 signed sums of four rows go into a table, so
 // that each sum of four is one addition: k / 4 + 4 of them a value instead of k.
-// Limit: the load ports, five loads for four additions. A rotation of 512 rows takes
-// 2 copies of the same memory at 12 * 128, 2.7 at 44 * 128, 9 at 344 * 32.
-// Registers: 2 rows x 4 sums.
-// Tried and lost: a table of 8 groups: 13 % slower at 344, as sums pass through memory more often.
+// Limit: the load ports, nine loads for eight additions.
+// Registers: 16 of sums, 2 rows x 4 pairs.
 // Not tried: k multiply-adds by 1 and -1, four times the arithmetic.
 
 #include <bisup/core/platform.hpp>
