@@ -58,6 +58,9 @@ class Bench:
         # its bytes, and --keep-rows accepts rows of another build.
         if not options.keep_rows:
             self.settings["command"] = digest(options.bisup)
+        # What the float model makes of the texts is computed once for all rows of one build and model.
+        states = "states-" + self.settings["model"] + "-" + digest(options.bisup) + ".safetensors"
+        self.states = os.path.join(options.cache, states)
         self.path = options.rows or os.path.join(options.cache, "rows.jsonl")
         os.makedirs(options.cache, exist_ok=True)
 
@@ -98,7 +101,8 @@ class Bench:
 
     def compare(self, path, text=None):
         """What is kept of a comparison with the float model, window by window."""
-        compared = self.ask("compare", path, "--reference", self.options.model, *self.windows(text))
+        compared = self.ask("compare", path, "--reference", self.options.model, *self.windows(text),
+                            "--reference-states", self.states)
         return {"scheme": compared["scheme"], "float_nll": compared["reference_nll"],
                 "window_nll": compared["window_nll"], "float_window_nll": compared["reference_window_nll"],
                 "kl": compared["kl_mean"], "kl_stderr": compared["kl_stderr"], "kl_p99": compared["kl_p99"],

@@ -3,7 +3,9 @@
 #include <fmt/core.h>
 
 #include <bisup/evaluate/divergence.hpp>
+#include <bisup/io/reference_states_file.hpp>
 #include <bisup/llama/stored_prompt.hpp>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -22,10 +24,24 @@ struct CompareCommand {
   Common common;
   KvOptions kv;
   PromptOptions prompt;
-  std::string reference, text;
+  std::string reference, reference_states, text;
   bool bare_reference = false;
   bisup::WindowOptions windows;
   bool propagation = false;
+
+  // What the file holds. One that is not there yet is begun, so that a place nothing can be written
+  // to is found before the windows are computed.
+  [[nodiscard]] bisup::Result<bisup::ReferenceStates> known_states(
+      const bisup::llama::Model& of) const {
+    bisup::ReferenceStates none;
+    if (reference_states.empty()) return none;
+    std::error_code unreadable;
+    if (std::filesystem::exists(reference_states, unreadable))
+      return bisup::io::load_reference_states(reference_states, of, of.kv);
+    if (auto begun = bisup::io::save_reference_states(reference_states, none, of, of.kv); !begun)
+      return begun.error();
+    return none;
+  }
 
   bisup::Result<void> run() const {
     const Clock clock;
@@ -51,10 +67,21 @@ struct CompareCommand {
     if (auto rounded = round_prompt(prompt, *policy, model); !rounded) return rounded;
     bisup::WindowOptions cut = windows;
     cut.bos = bos_of(*tokenizer);
+    auto known = known_states(theirs->model);
+    if (!known) return known.error();
+    const std::size_t known_before = known->size();
     Meter meter("windows");
-    const auto result = bisup::divergence(model, *policy, theirs->model, theirs->model.kv, *ids,
-                                          cut, pool, std::ref(meter));
+    const auto result =
+        bisup::divergence(model, *policy, theirs->model, theirs->model.kv, *ids, cut, pool,
+                          std::ref(meter), reference_states.empty() ? nullptr : &*known);
     if (!result) return about(result.error(), blamed(result.error(), text, common.model));
+    if (known->size() > known_before) {
+      if (auto kept = bisup::io::save_reference_states(reference_states, *known, theirs->model,
+                                                       theirs->model.kv);
+          !kept) {
+        return kept;
+      }
+    }
     std::optional<bisup::ErrorPropagation> propagated;
     if (propagation) {
       Meter again("propagation");
@@ -117,6 +144,9 @@ void add_compare(CLI::App& app, Action& action) {
   add_prompt_options(*sub, options->prompt, Automatic::no);
   sub->add_flag("--bare-reference", options->bare_reference,
                 "the reference reads no prompt, though MODEL has one");
+  sub->add_option("--reference-states", options->reference_states,
+                  "what the reference computes is kept in this file, and not computed again by the "
+                  "next comparison that names it");
   sub->add_flag("--propagation", options->propagation,
                 "also how far each layer is off, and whose keys and values did it");
   sub->callback([options, &action] { action = [options] { return options->run(); }; });

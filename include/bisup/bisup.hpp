@@ -97,6 +97,7 @@
 #include <bisup/evaluate/divergence.hpp>
 #include <bisup/evaluate/error_propagation.hpp>
 #include <bisup/evaluate/perplexity.hpp>
+#include <bisup/evaluate/reference_states.hpp>
 #include <bisup/evaluate/stream_basis.hpp>
 #include <bisup/evaluate/windows.hpp>
 #include <bisup/allocate/knapsack.hpp>

@@ -404,6 +404,28 @@ def test_prompt():
     refuse(2, ["--cache-prompt-bits"], "perplexity", TINY, *SMALL, "--cache-prompt-bits", "5")
 
 
+def test_reference_states():
+    """What is kept of a reference gives the same numbers, and is no other reference's."""
+    with tempfile.TemporaryDirectory() as folder:
+        small, _ = artefact(folder)
+        states = os.path.join(folder, "states.safetensors")
+        plain = ask("compare", small, "--reference", TINY, *SMALL)
+        answers = [ask("compare", small, "--reference", TINY, *SMALL[:-1], windows, "--reference-states", states)
+                   for windows in ("2", "3", "3")]
+        for answer in answers[1:]:
+            check({**answer, "seconds": 0} == {**plain, "seconds": 0}, answer, plain)
+        check(answers[0]["reference_window_nll"] == plain["reference_window_nll"][:2], answers[0])
+        with open(states, "rb") as file:
+            kept = file.read()
+        refuse(1, [states, "another reference"], "compare", TINY, "--reference", small, *SMALL,
+               "--reference-states", states)
+        refuse(1, [small, "no description"], "compare", small, "--reference", TINY, *SMALL, "--reference-states", small)
+        nowhere = os.path.join(folder, "none", "states.safetensors")
+        refuse(1, [nowhere], "compare", small, "--reference", TINY, *SMALL, "--reference-states", nowhere)
+        with open(states, "rb") as file:
+            check(file.read() == kept, "a refused file is left alone")
+
+
 def test_cache():
     """What the cache's options say, and what they refuse."""
     ppl = lambda *options, model=TINY: ask("perplexity", model, *SMALL, *options)

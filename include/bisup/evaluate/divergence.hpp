@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <bisup/evaluate/perplexity.hpp>
+#include <bisup/evaluate/reference_states.hpp>
 
 namespace bisup {
 
@@ -46,6 +47,17 @@ inline PositionDivergence compare_position(std::span<const float> reference,
   return result;
 }
 
+// [read, hidden]: found, or computed and added.
+inline MatrixRef<const float> states_of(llama::Session& reference, std::span<const int> read,
+                                        ReferenceStates* known) {
+  if (known == nullptr) return reference.forward(read);
+  if (const auto* found = known->find(read)) return found->states.ref();
+  const auto states = reference.forward(read);
+  Matrix<float> kept(states.rows(), states.cols());
+  for (int t = 0; t < states.rows(); ++t) std::ranges::copy(states.row(t), kept.row(t).begin());
+  return known->add(read, std::move(kept)).states.ref();
+}
+
 inline double mean_of(std::span<const PositionDivergence> positions,
                       double PositionDivergence::*field) {
   double sum = 0;
@@ -56,13 +68,15 @@ inline double mean_of(std::span<const PositionDivergence> positions,
 }  // namespace detail
 
 // Both models read the same ids (the same vocabulary is required). Errors as perplexity(), and
-// wrong_shape for different vocabularies.
+// wrong_shape for different vocabularies. What is in `known` the reference does not compute again;
+// what it computes is added.
 inline Result<Divergence> divergence(const llama::Model& model, const KvPolicy& policy,
                                      const llama::Model& reference,
                                      const KvPolicy& reference_policy, std::span<const int> ids,
                                      const WindowOptions& options,
                                      ThreadPool& pool = ThreadPool::shared(),
-                                     const Progress& progress = {}) {
+                                     const Progress& progress = {},
+                                     ReferenceStates* known = nullptr) {
   if (model.config.vocab_size != reference.config.vocab_size) {
     return Error{Errc::wrong_shape, "the vocabularies have " +
                                         std::to_string(model.config.vocab_size) + " and " +
@@ -96,7 +110,7 @@ inline Result<Divergence> divergence(const llama::Model& model, const KvPolicy& 
       return rows.rows(rows.rows() - positions_scored - 1, positions_scored);
     };
     const auto hidden = last(ours->forward(read)),
-               reference_hidden = last(theirs->forward(reference_read));
+               reference_hidden = last(detail::states_of(*theirs, reference_read, known));
     for (int first = 0; first < positions_scored; first += positions_at_a_time) {
       const int count = std::min(positions_at_a_time, positions_scored - first);
       logits.resize(count, model.config.vocab_size),

@@ -5,8 +5,6 @@
 // belongs to: load_prompt compares that with the model at hand, and every tensor with its checksum,
 // before anything is used.
 
-#include <algorithm>
-#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <span>
@@ -16,6 +14,7 @@
 #include <bisup/core/checksum.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/io/described_tensors.hpp>
+#include <bisup/io/fingerprint.hpp>
 #include <bisup/io/safetensors.hpp>
 #include <bisup/io/safetensors_writer.hpp>
 #include <bisup/io/tensor_describer.hpp>
@@ -24,44 +23,6 @@
 namespace bisup::io {
 
 inline constexpr int prompt_schema = 1;
-
-namespace detail {
-
-// The ends of a tensor: other weights differ there too, and a large model stays on its disk.
-[[nodiscard]] inline std::uint32_t ends_of(const void* data, std::size_t bytes,
-                                           std::uint32_t before) {
-  const auto all = std::span(static_cast<const std::byte*>(data), bytes);
-  const std::size_t end = std::min<std::size_t>(bytes, 256);
-  return crc32c(all.last(end), crc32c(all.first(end), before));
-}
-
-}  // namespace detail
-
-// A number that another model, or the same one quantized otherwise, is most unlikely to have.
-[[nodiscard]] inline std::uint32_t fingerprint(const llama::Model& model) {
-  const llama::Config& c = model.config;
-  const std::string what = c.architecture + ' ' + model.scheme.name() + ' ' +
-                           std::to_string(c.layers) + ' ' + std::to_string(c.kv_heads) + ' ' +
-                           std::to_string(c.head_dim) + ' ' + std::to_string(c.rope_theta);
-  std::uint32_t sum = crc32c(std::as_bytes(std::span(what)));
-  sum = detail::ends_of(model.embedding.view.data, model.embedding.view.bytes(), sum);
-  for (const auto& block : model.blocks) {
-    for (const auto& named : llama::named_linears) {
-      const llama::AnyLinear& linear = block.*named.linear;
-      if (linear.dense() != nullptr) {
-        sum = detail::ends_of(linear.dense()->view.data, linear.dense()->view.bytes(), sum);
-      } else {
-        const PackedPanels& p = linear.packed()->panels();
-        sum = detail::ends_of(p.codes, p.shape.code_bytes(), sum);
-      }
-    }
-    for (const auto& named : llama::named_norms) {
-      const auto& norm = block.norms.*named.norm;
-      sum = detail::ends_of(norm.data(), norm.size() * sizeof(float), sum);
-    }
-  }
-  return sum;
-}
 
 // Errors: cannot_write.
 [[nodiscard]] inline Result<void> save_prompt(const std::filesystem::path& path,
