@@ -65,7 +65,8 @@ def line_of(row, result):
     simulated = result["simulated_window_nll"]
     if simulated:
         other = math.exp(sum(simulated) / len(simulated))
-        cells.append(f"{other:.2f} ({100 * (perplexity / other - 1):+.2f} %)")
+        apart, error = rows.mean_and_error([a - b for a, b in zip(result["window_nll"], simulated)])
+        cells.append(f"{other:.2f} ({100 * math.expm1(apart):+.2f} \u00b1 {100 * error:.2f} %)")
     else:
         cells.append("")
     cells.append(f"{result['peak_memory_bytes'] / 1e6:.0f} MB")
@@ -81,7 +82,8 @@ def header(options, results):
 windows; *target* is what was to be reached. *KL* is KL(float || model) in nats a token. *Bits* counts
 scales, zero points, keepers and padding of all linears; embeddings and lm_head are f16. *Clips* are
 searched on held-out calibration text, or the papers' constants (activations / cache). *Simulated* is
-the perplexity of the same codes in float arithmetic and how far the packed model is from it.
+the perplexity of the same codes in float arithmetic and how far the packed model is from it, paired by
+window, \u00b1 one standard error.
 *Memory* is the peak of `bisup quantize`; bench/peers/calibration.py measures its time. Measured on {rows.machines(results)};
 the rows, window by window, are in `docs/accuracy_rows.jsonl`."""
 
