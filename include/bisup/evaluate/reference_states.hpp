@@ -30,7 +30,8 @@ class ReferenceStates {
     return found == reads_.end() ? nullptr : &*found;
   }
   const Read& add(std::span<const int> ids, Matrix<float> states) {
-    return reads_.emplace_back(std::vector<int>(ids.begin(), ids.end()), std::move(states));
+    reads_.push_back({{ids.begin(), ids.end()}, std::move(states)});
+    return reads_.back();
   }
   [[nodiscard]] std::size_t size() const noexcept { return reads_.size(); }
   [[nodiscard]] auto begin() const noexcept { return reads_.begin(); }
