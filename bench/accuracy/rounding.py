@@ -4,8 +4,8 @@
     python3 bench/accuracy/rounding.py --text TEST.txt MODEL.safetensors...
 
 Half the gains of its norms move by one unit in the last place, 2^-23 of each at most, and the perplexity
-is taken again: an addition in another order changes as much, so two correct implementations need not
-agree better than such copies do. `--simulate` adds the simulation of the unchanged model.
+is taken again: an addition in another order changes about as much, so two correct implementations need
+not agree better than such copies do. `--simulate` adds the simulation of the unchanged model.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import rows
 
 
 def move_last_bits(source, target, seed):
-    """A copy of an artefact in which half the gains of its norms, drawn anew, are the next float above."""
+    """A copy of an artefact in which half the gains of its norms, drawn by `seed`, are a last bit larger."""
     draw = random.Random(seed)
     shutil.copyfile(source, target)
     with open(target, "r+b") as file:

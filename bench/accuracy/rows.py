@@ -58,9 +58,6 @@ class Bench:
         # its bytes, and --keep-rows accepts rows of another build.
         if not options.keep_rows:
             self.settings["command"] = digest(options.bisup)
-        # What the float model makes of the texts is computed once for all rows of one build and model.
-        states = "states-" + self.settings["model"] + "-" + digest(options.bisup) + ".safetensors"
-        self.states = os.path.join(options.cache, states)
         self.path = options.rows or os.path.join(options.cache, "rows.jsonl")
         os.makedirs(options.cache, exist_ok=True)
 
@@ -99,10 +96,16 @@ class Bench:
         return ["--text", text or self.options.text, "--context", str(self.options.context),
                 "--windows", str(self.options.windows)]
 
-    def compare(self, path, text=None):
+    def states(self, row):
+        """Where what the float model makes of the texts is kept for all rows of one build and stored prompt."""
+        prompt = row.arguments[row.arguments.index("--cache-prompt") + 1] if "--cache-prompt" in row.arguments else "none"
+        known = [self.settings["model"], digest(self.options.bisup), hashlib.sha256(prompt.encode()).hexdigest()[:16]]
+        return os.path.join(self.options.cache, "states-" + "-".join(known) + ".safetensors")
+
+    def compare(self, row, path, text=None):
         """What is kept of a comparison with the float model, window by window."""
         compared = self.ask("compare", path, "--reference", self.options.model, *self.windows(text),
-                            "--reference-states", self.states)
+                            "--reference-states", self.states(row))
         return {"scheme": compared["scheme"], "float_nll": compared["reference_nll"],
                 "window_nll": compared["window_nll"], "float_window_nll": compared["reference_window_nll"],
                 "kl": compared["kl_mean"], "kl_stderr": compared["kl_stderr"], "kl_p99": compared["kl_p99"],
@@ -114,13 +117,13 @@ class Bench:
         quantized = self.quantize(row, path)
         result = {"name": row.name, "arguments": row.arguments,
                   "settings": {**self.settings, "command": digest(self.options.bisup)},
-                  "machine": machine(), "threads": self.threads, **self.compare(path),
+                  "machine": machine(), "threads": self.threads, **self.compare(row, path),
                   "bits_per_weight": quantized["bits_per_weight"], "bytes": quantized["bytes"],
                   "seconds": quantized["seconds"], "peak_memory_bytes": quantized["peak_memory_bytes"],
                   "simulated_window_nll": None}
         if self.options.second_text:
             result["second"] = {"text": digest(self.options.second_text),
-                                **self.compare(path, self.options.second_text)}
+                                **self.compare(row, path, self.options.second_text)}
         if self.options.simulate:
             simulated = self.ask("perplexity", path, "--simulate", *self.windows())
             result["simulated_window_nll"] = simulated["window_nll"]

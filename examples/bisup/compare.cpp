@@ -75,12 +75,11 @@ struct CompareCommand {
         bisup::divergence(model, *policy, theirs->model, theirs->model.kv, *ids, cut, pool,
                           std::ref(meter), reference_states.empty() ? nullptr : &*known);
     if (!result) return about(result.error(), blamed(result.error(), text, common.model));
+    // Where the states cannot be kept, what was measured is printed all the same.
+    bisup::Result<void> kept;
     if (known->size() > known_before) {
-      if (auto kept = bisup::io::save_reference_states(reference_states, *known, theirs->model,
-                                                       theirs->model.kv);
-          !kept) {
-        return kept;
-      }
+      kept = bisup::io::save_reference_states(reference_states, *known, theirs->model,
+                                              theirs->model.kv);
     }
     std::optional<bisup::ErrorPropagation> propagated;
     if (propagation) {
@@ -117,7 +116,7 @@ struct CompareCommand {
              {"reference_prompt_tokens", theirs->model.prompt.tokens()},
              {"layers", propagated ? describe(*propagated) : nlohmann::json::array()},
              {"seconds", clock.seconds()}});
-      return {};
+      return kept;
     }
     fmt::print(
         "{} against {}: KL {:.5f} +- {:.5f}, 99th percentile {:.4f}, same top token {:.2f} %\n",
@@ -127,7 +126,7 @@ struct CompareCommand {
                result->model.perplexity(), result->reference.perplexity(), result->model.windows,
                result->model.context, duration(clock.seconds()));
     if (propagated) fmt::print("{}", explain(*propagated));
-    return {};
+    return kept;
   }
 };
 

@@ -410,8 +410,15 @@ def test_reference_states():
         small, _ = artefact(folder)
         states = os.path.join(folder, "states.safetensors")
         plain = ask("compare", small, "--reference", TINY, *SMALL)
-        answers = [ask("compare", small, "--reference", TINY, *SMALL[:-1], windows, "--reference-states", states)
-                   for windows in ("2", "3", "3")]
+        answers, sizes = [], []
+        for windows in ("2", "3", "3"):
+            answers.append(ask("compare", small, "--reference", TINY, *SMALL[:-1], windows,
+                               "--reference-states", states))
+            sizes.append(os.path.getsize(states))
+        # 64 tokens of 128 floats and their ids; a header of a few hundred bytes for each more.
+        window = 64 * (128 + 1) * 4
+        check(window < sizes[1] - sizes[0] < window + 1000 and sizes[0] > 2 * window, "only what is new is added", sizes)
+        check(sizes[2] == sizes[1], "nothing is new the third time", sizes)
         for answer in answers[1:]:
             check({**answer, "seconds": 0} == {**plain, "seconds": 0}, answer, plain)
         check(answers[0]["reference_window_nll"] == plain["reference_window_nll"][:2], answers[0])
