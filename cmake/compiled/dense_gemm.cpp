@@ -6,5 +6,6 @@ namespace bisup {
 
 template const DenseGemmKernel& dense_gemm_kernel<float>();
 template DenseGemvFn dense_gemv_kernel<float>();
+template DenseCombineFn dense_combine_kernel<float>();
 
 }  // namespace bisup

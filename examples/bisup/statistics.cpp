@@ -93,7 +93,7 @@ LinearStatistics linear_statistics(const std::string& name, const llama::AnyLine
   s.name = name, s.format = format_of(linear), s.bytes = linear.bytes();
   s.bits_per_weight = 8.0 * static_cast<double>(s.bytes) / weights;
   if (linear.keepers() != nullptr) s.keepers = linear.keepers()->cols();
-  if (linear.branch() != nullptr) s.branch_rank = llama::rows(linear.branch()->a);
+  if (linear.branch() != nullptr) s.branch_rank = linear.branch()->rank();
   if (linear.packed() == nullptr) return s;
   const bisup::PackedPanels& w = linear.packed()->panels();
   std::vector<float> scales;

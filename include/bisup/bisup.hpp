@@ -27,6 +27,7 @@
 #include <bisup/ops/add.hpp>
 #include <bisup/ops/attend.hpp>
 #include <bisup/ops/cholesky.hpp>
+#include <bisup/ops/combine_rows.hpp>
 #include <bisup/ops/dequantize.hpp>
 #include <bisup/ops/dot.hpp>
 #include <bisup/ops/gemm.hpp>

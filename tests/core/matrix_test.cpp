@@ -28,6 +28,17 @@ TEST_CASE("a view into the middle sees the right elements") {
   CHECK(part(0, 0) == -1);
 }
 
+TEST_CASE("a transposed copy has rows where columns were") {
+  std::vector<int> storage(5 * 7);
+  std::iota(storage.begin(), storage.end(), 0);
+  const MatrixRef<const int> part = MatrixRef<int>(storage.data(), 5, 7).rows(1, 3).cols(2, 4);
+  const Matrix<int> columns = transposed(part);
+  REQUIRE((columns.rows() == 4 && columns.cols() == 3));
+  for (int r = 0; r < 3; ++r) {
+    for (int c = 0; c < 4; ++c) CHECK(columns(c, r) == part(r, c));
+  }
+}
+
 TEST_CASE("views refuse what lies outside") {
   std::vector<float> storage(12);
   const MatrixRef<float> view(storage.data(), 3, 4);

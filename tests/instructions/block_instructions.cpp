@@ -67,7 +67,7 @@ void add_branches(Block& block, const llama::Model&, ThreadPool& pool) {
   detail::RandomWeights random{2, pool};
   for (llama::AnyLinear* linear : linears_of(block)) {
     linear->set_branch(
-        {.a = random.dense(rank, linear->in()), .b = random.dense(linear->out(), rank)});
+        {.a = random.dense(rank, linear->in()), .b = random.dense(rank, linear->out())});
   }
 }
 

@@ -3,6 +3,7 @@
 
     python3 tests/instructions/count.py PROGRAM            compares with counts.txt
     python3 tests/instructions/count.py PROGRAM --write    makes counts.txt anew
+    python3 tests/instructions/count.py --table            what recipes cost over plain rounding, by counts.txt
 
 The target is avx2: valgrind knows no AVX-512. What is counted: block_instructions.cpp.
 """
@@ -45,11 +46,29 @@ def kept():
     return {name: int(number) for name, number in lines}
 
 
+def table():
+    counts = kept()
+    rows = ["| added | prefill | decode |", "|---|---:|---:|"]
+    for name in counts:
+        scheme, *added, phase = name.split()
+        if not added or phase != "prefill":
+            continue
+        costs = [counts[" ".join([scheme, *added, p])] / counts[f"{scheme} {p}"] - 1 for p in ("prefill", "decode")]
+        rows.append(f"| {' '.join(added)} | " + " | ".join(f"{cost:+.1%}" for cost in costs) + " |")
+    return "\n".join(rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("program")
+    parser.add_argument("program", nargs="?")
+    parser.add_argument("--table", action="store_true", help="print what recipes cost; nothing is run")
     parser.add_argument("--write", action="store_true", help="make counts.txt anew")
     options = parser.parse_args()
+    if options.table:
+        print(table())
+        return 0
+    if not options.program:
+        parser.error("PROGRAM is missing")
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         if not {"avx2", "fma"} <= set(file.read().split()):
             print("this processor has no AVX2")

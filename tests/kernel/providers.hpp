@@ -37,6 +37,7 @@ inline std::vector<Provider> providers() {
     all.push_back({"quantize_activation", "", target, choose(quantize_activation_kernels, target).target});
     all.push_back({"dense product", "f32, f16, bf16", target, choose(dense_gemm_kernels<float>, target).target});
     all.push_back({"dense product, few tokens", "f32, f16, bf16", target, choose(dense_gemv_kernels<float>, target).target});
+    all.push_back({"combination of a few rows", "f32, f16, bf16", target, choose(dense_combine_kernels<float>, target).target});
     all.push_back({"norm, rope, swiglu, softmax, Hadamard", "f32", target, choose(vector_kernel_table<float>, target).target});
     all.push_back({"backward passes of rows", "f32", target, choose(gradient_kernel_table<float>, target).target});
     all.push_back({"clip search", "f32", target, choose(rounding_error_table<float>, target).target});

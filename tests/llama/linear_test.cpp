@@ -68,7 +68,7 @@ TEST_CASE("keepers and a low-rank branch are added to what the packed body gives
                           quantize(w.ref().cols(body, kept), int8_channel::value).value());
   CHECK(linear.in() == cols);
   const std::size_t before = linear.bytes();
-  linear.set_branch({llama::dense_tensor(a.clone()), llama::dense_tensor(b.clone())});
+  linear.set_branch({llama::dense_tensor(a.clone()), llama::dense_tensor(transposed(b.ref()))});
   CHECK(linear.bytes() == before + sizeof(float) * 4 * (cols + rows));
 
   // The same weights and inputs in floats: one summation order against another, and the branch's own.
@@ -100,7 +100,7 @@ TEST_CASE("keepers and a low-rank branch are added to what the packed body gives
       }
     }
   }
-  CHECK_THROWS_AS(linear.set_branch({llama::dense_tensor(a.clone()), llama::dense_tensor(gaussian(rows, 5))}),
+  CHECK_THROWS_AS(linear.set_branch({llama::dense_tensor(a.clone()), llama::dense_tensor(gaussian(5, rows))}),
                   ContractViolation);
 }
 

@@ -94,7 +94,7 @@ struct Both {
       }
       *into[i] = llama::AnyLinear(llama::dense_tensor(std::move(weights)), l.bias);
       l.a = normals(8, l.in(), 0.1, random), l.b = normals(l.out(), 8, 0.1, random);
-      into[i]->set_branch({llama::dense_tensor(l.a.clone()), llama::dense_tensor(l.b.clone())});
+      into[i]->set_branch({llama::dense_tensor(l.a.clone()), llama::dense_tensor(transposed(l.b.ref()))});
     }
     runtime.norms = {tuned.attention_norm.weight, tuned.mlp_norm.weight, tuned.query_norm.weight,
                      tuned.key_norm.weight};

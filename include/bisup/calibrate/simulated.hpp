@@ -81,7 +81,7 @@ template <class T = float>
     }
     if (const llama::Branch* branch = linear.branch()) {
       s.linears[i].a = llama::as_matrix(branch->a, pool);
-      s.linears[i].b = llama::as_matrix(branch->b, pool);
+      s.linears[i].b = transposed(llama::as_matrix(branch->b.view).ref());
     }
   }
   for (std::size_t i = 0; i < s.inputs.size(); ++i)
@@ -134,7 +134,7 @@ template <class T>
       linear.set_packed(std::move(weights).value());
     }
     if (from.rank() == 0) continue;
-    Matrix<float> b = from.b.clone();
+    Matrix<float> b = transposed(from.b.ref());
     for (int r = 0; r < b.rows(); ++r) {
       for (float& v : b.row(r)) v *= from.kappa;
     }

@@ -154,4 +154,14 @@ class Matrix {
   int rows_ = 0, cols_ = 0;
 };
 
+// A copy with rows and columns exchanged.
+template <class T>
+[[nodiscard]] Matrix<std::remove_const_t<T>> transposed(MatrixRef<T> m) {
+  Matrix<std::remove_const_t<T>> columns(m.cols(), m.rows());
+  for (int r = 0; r < m.rows(); ++r) {
+    for (int c = 0; c < m.cols(); ++c) columns(c, r) = m(r, c);
+  }
+  return columns;
+}
+
 }  // namespace bisup

@@ -155,7 +155,7 @@ class DescribedTensors {
         return error(Errc::malformed, "gives " + in_quotes(name) + " an impossible rank");
       auto a = weights(name + ".low_rank_a", rank->get<int>(), cols);
       if (!a) return a.error();
-      auto b = weights(name + ".low_rank_b", rows, rank->get<int>());
+      auto b = dense(name + ".low_rank_b.weight", rank->get<int>(), rows);
       if (!b) return b.error();
       linear.set_branch({std::move(a).value(), std::move(b).value()});
     }

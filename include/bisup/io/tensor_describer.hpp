@@ -62,8 +62,8 @@ class TensorDescriber {
     if (linear.keepers() != nullptr) packed(name + ".keepers", linear.keepers()->panels());
     if (const llama::Branch* branch = linear.branch()) {
       weights(name + ".low_rank_a", branch->a);
-      weights(name + ".low_rank_b", branch->b);
-      ranks_[name] = llama::rows(branch->a);
+      dense(name + ".low_rank_b.weight", branch->b.view);
+      ranks_[name] = branch->rank();
     }
     vector(name + ".bias", linear.bias());
   }

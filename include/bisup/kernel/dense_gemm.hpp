@@ -1,17 +1,21 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Who provides dense products? One table for the pieces of a blocked product and one for the
-// product with a few tokens; ops/gemm_dense.hpp is the entrance.
+// Who provides dense products? A table for the pieces of a blocked product, one for the product
+// with a few tokens, one for combinations of a few rows; ops/gemm_dense.hpp and
+// ops/combine_rows.hpp are the entrances.
 
 #include <array>
 
+#include <bisup/kernel/avx2/dense_combine.hpp>
 #include <bisup/kernel/avx2/dense_gemm.hpp>
 #include <bisup/kernel/avx2/dense_gemv.hpp>
+#include <bisup/kernel/avx512/dense_combine.hpp>
 #include <bisup/kernel/avx512/dense_gemm.hpp>
 #include <bisup/kernel/avx512/dense_gemv.hpp>
 #include <bisup/kernel/dense_operand.hpp>
 #include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/neon/dense_combine.hpp>
 #include <bisup/kernel/neon/dense_gemm.hpp>
 #include <bisup/kernel/neon/dense_gemv.hpp>
 #include <bisup/kernel/scalar_dense.hpp>
@@ -49,6 +53,18 @@ inline constexpr std::array dense_gemv_kernels = {
 };
 
 template <class T = float>
+inline constexpr std::array dense_combine_kernels = {
+#if BISUP_X86
+    Entry<DenseCombineFn>{Target::avx512, avx512::dense_combine},
+    Entry<DenseCombineFn>{Target::avx2, avx2::dense_combine},
+#endif
+#if BISUP_ARM64
+    Entry<DenseCombineFn>{Target::neon, neon::dense_combine},
+#endif
+    Entry<DenseCombineFn>{Target::scalar, scalar::dense_combine},
+};
+
+template <class T = float>
 const DenseGemmKernel& dense_gemm_kernel() {
   static const DenseGemmKernel kernel = choose(dense_gemm_kernels<T>, active_target()).function;
   return kernel;
@@ -60,9 +76,16 @@ DenseGemvFn dense_gemv_kernel() {
   return kernel;
 }
 
+template <class T = float>
+DenseCombineFn dense_combine_kernel() {
+  static const DenseCombineFn kernel = choose(dense_combine_kernels<T>, active_target()).function;
+  return kernel;
+}
+
 #if defined(BISUP_COMPILED)
 extern template const DenseGemmKernel& dense_gemm_kernel<float>();
 extern template DenseGemvFn dense_gemv_kernel<float>();
+extern template DenseCombineFn dense_combine_kernel<float>();
 #endif
 
 }  // namespace bisup

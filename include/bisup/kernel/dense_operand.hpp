@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // What do the kernels of dense products take? Operands with a stride, the pieces of a blocked
-// product (pack, then multiply tiles), and a product for a few tokens. kernel/dense_gemm.hpp says
-// who provides them.
+// product (pack, then multiply tiles), a product for a few tokens, and one with a few rows.
+// kernel/dense_gemm.hpp says who provides them.
 
 #include <cstddef>
 
@@ -48,5 +48,11 @@ inline constexpr int gemv_tokens = 8;
 using DenseGemvFn = void (*)(const DenseOperand& w, int first_row, int rows, int count,
                              const float* x, std::ptrdiff_t x_stride, int tokens, float* y,
                              std::ptrdiff_t y_stride) noexcept;
+
+// y[t, c] += sum over k of x[t, k] rows[k, first + c] for c in [0, cols): every token's combination
+// of a few rows, one chain of fused multiply-adds in the order of k. Rows are the operand's lines.
+using DenseCombineFn = void (*)(const DenseOperand& rows, int count, int first, int cols,
+                                const float* x, std::ptrdiff_t x_stride, int tokens, float* y,
+                                std::ptrdiff_t y_stride) noexcept;
 
 }  // namespace bisup

@@ -58,4 +58,15 @@ BISUP_SCALAR inline void dense_gemv(const DenseOperand& w, int first_row, int ro
   }
 }
 
+BISUP_SCALAR inline void dense_combine(const DenseOperand& rows, int count, int first, int cols,
+                                       const float* x, std::ptrdiff_t x_stride, int tokens,
+                                       float* y, std::ptrdiff_t y_stride) noexcept {
+  for (int t = 0; t < tokens; ++t) {
+    for (int c = 0; c < cols; ++c) {
+      float& sum = y[t * y_stride + c];
+      for (int k = 0; k < count; ++k) sum += x[t * x_stride + k] * element(rows, k, first + c);
+    }
+  }
+}
+
 }  // namespace bisup::scalar

@@ -97,11 +97,14 @@ class Activation {
     bisup::detail::over_rows(x.rows(), x.cols(), pool, [&](int t) {
       const float* in = from.row_data(t);
       float* out = to.row_data(t);
-      for (std::size_t j = 0; j < cols; ++j) {
-        const std::size_t channel =
-            form.order.empty() ? j : static_cast<std::size_t>(form.order[j]);
-        out[j] = form.multiplier.empty() ? in[channel] : form.multiplier[j] * in[channel];
+      if (!form.order.empty()) {
+        const int* order = form.order.data();
+#pragma GCC unroll 8
+        for (std::size_t j = 0; j < cols; ++j) out[j] = in[order[j]];
+        in = out;
       }
+      if (form.multiplier.empty()) return;
+      for (std::size_t j = 0; j < cols; ++j) out[j] = form.multiplier[j] * in[j];
     });
     return to;
   }

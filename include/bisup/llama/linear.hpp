@@ -20,6 +20,7 @@
 #include <bisup/llama/dense_tensor.hpp>
 #include <bisup/llama/weights.hpp>
 #include <bisup/ops/add.hpp>
+#include <bisup/ops/combine_rows.hpp>
 #include <bisup/ops/dequantize.hpp>
 #include <bisup/ops/gemm.hpp>
 #include <bisup/ops/gemm_dense.hpp>
@@ -79,16 +80,18 @@ struct PackedLinear {
 };
 
 // What is added to a linear to make up for its rounding: y += (x a^T) b^T, x before it was rounded.
+// Both factors lie by rank, so that neither is read in short rows.
 struct Branch {
-  Weights a, b;  // [rank, in], [out, rank]
+  Weights a;      // [rank, in]
+  DenseTensor b;  // [rank, out], b^T in the formula
 
-  [[nodiscard]] std::size_t bytes() const { return llama::bytes(a) + llama::bytes(b); }
+  [[nodiscard]] int rank() const noexcept { return b.rows(); }
+  [[nodiscard]] std::size_t bytes() const { return llama::bytes(a) + b.view.bytes(); }
   void apply(const Activation& x, MatrixRef<float> y, ThreadPool& pool) const {
-    static thread_local Matrix<float> inner, sum;
-    inner.resize(y.rows(), rows(a)), sum.resize(y.rows(), y.cols());
+    static thread_local Matrix<float> inner;
+    inner.resize(y.rows(), rank());
     multiply(a, x.exact(), inner.ref(), pool);  // [tokens, rank]
-    multiply(b, inner.ref(), sum.ref(), pool);
-    add(sum.ref(), y, pool);
+    combine_rows(b.view, std::as_const(inner).ref(), y, pool);
   }
 };
 
@@ -125,8 +128,8 @@ class AnyLinear {
     weights_ = std::move(weights);
   }
   void set_branch(Branch branch) {
-    BISUP_EXPECTS(cols(branch.a) == in() && rows(branch.b) == out() &&
-                  rows(branch.a) == cols(branch.b));
+    BISUP_EXPECTS(cols(branch.a) == in() && branch.b.cols() == out() &&
+                  rows(branch.a) == branch.rank());
     branch_ = std::make_shared<const Branch>(std::move(branch));
   }
 

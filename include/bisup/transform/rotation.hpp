@@ -52,10 +52,7 @@ void rotate_rows(MatrixRef<T> m, const R& rotation, ThreadPool& pool) {
 template <class T, Rotation R>
 void rotate_columns(MatrixRef<T> m, const R& rotation, ThreadPool& pool) {
   BISUP_EXPECTS(m.rows() == rotation.size());
-  Matrix<T> columns(m.cols(), m.rows());
-  for (int r = 0; r < m.rows(); ++r) {
-    for (int c = 0; c < m.cols(); ++c) columns(c, r) = m(r, c);
-  }
+  Matrix<T> columns = transposed(m);
   rotate_rows(columns.ref(), rotation, pool);
   for (int r = 0; r < m.rows(); ++r) {
     for (int c = 0; c < m.cols(); ++c) m(r, c) = columns(c, r);

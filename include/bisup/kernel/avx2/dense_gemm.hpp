@@ -43,26 +43,52 @@ BISUP_ALWAYS_INLINE void transpose(__m256 (&a)[8]) noexcept {
   }
 }
 
+// Stores the first `width` (at most 8) of v at `to`, with `left` floats from there to the end of
+// the packed tile: what lies beyond `width` belongs to the rows that are stored next.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE void store_packed(float* to, __m256 v, int width,
+                                      std::ptrdiff_t left) noexcept {
+  if (left >= 8) return _mm256_storeu_ps(to, v);
+  store_first(to, v, width);
+}
+
 template <DType Type>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED inline void pack_rows(const DenseOperand& from, int first, int lines, int first_k,
                                       int count, int width, float* out) noexcept {
   for (int line = 0; line < width; line += 8) {
-    const int present = lines - line;
+    const int present = lines - line, stored = width - line < 8 ? width - line : 8;
+    const float* const end = out + static_cast<std::ptrdiff_t>(count) * width;
     // Absent lines are not read, but their address must still be one.
-    const std::ptrdiff_t start = (first + (present > 0 ? line : 0)) * from.stride + first_k;
-    for (int k = 0; k < count; k += 8) {
+    std::ptrdiff_t at[8];
+    for (int i = 0; i < 8; ++i) {
+      const int there = i < present ? line + i : present > 0 ? lines - 1 : 0;
+      at[i] = (first + there) * from.stride + first_k;
+    }
+    int k = 0;
+    if (present >= stored && (stored == 8 || line == 0)) {
+      for (; k + 8 <= count; k += 8) {
+        __m256 a[8];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i) a[i] = load_floats<Type>(from.data, at[i] + k, 8);
+        transpose(a);
+        float* to = out + static_cast<std::ptrdiff_t>(k) * width + line;
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i, to += width) store_packed(to, a[i], stored, end - to);
+      }
+    }
+    for (; k < count; k += 8) {
       __m256 a[8];
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
-        a[i] = i < present ? load_floats<Type>(from.data, start + i * from.stride + k, count - k)
-                           : _mm256_setzero_ps();
+        a[i] =
+            i < present ? load_floats<Type>(from.data, at[i] + k, count - k) : _mm256_setzero_ps();
       }
       transpose(a);
       float* to = out + static_cast<std::ptrdiff_t>(k) * width + line;
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
-        if (k + i < count) store_first(to + i * width, a[i], width - line);
+        if (k + i < count) store_first(to + i * width, a[i], stored);
       }
     }
   }
@@ -71,18 +97,26 @@ BISUP_OPTIMIZED inline void pack_rows(const DenseOperand& from, int first, int l
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED inline void pack_columns(const DenseOperand& from, int first, int lines,
                                          int first_k, int count, int width, float* out) noexcept {
-  for (int k = 0; k < count; ++k) {
-    const std::ptrdiff_t at = (first_k + k) * from.stride + first;
+  const float* const end = out + static_cast<std::ptrdiff_t>(count) * width;
+  const float* at = static_cast<const float*>(from.data) + first_k * from.stride + first;
+  const std::ptrdiff_t ahead = 16 * from.stride;
+  for (int k = 0; k < count; ++k, at += from.stride, out += width) {
     // Every k lies in another page: without this each waits for its own, 1.4 times as long in all.
-    if (k + 16 < count) {
-      const float* ahead = static_cast<const float*>(from.data) + at + 16 * from.stride;
-      __builtin_prefetch(ahead), __builtin_prefetch(ahead + lines - 1);
+    if (k + 16 < count) __builtin_prefetch(at + ahead), __builtin_prefetch(at + ahead + lines - 1);
+    if (width == 16 && lines == 16) {
+      _mm256_storeu_ps(out, _mm256_loadu_ps(at));
+      _mm256_storeu_ps(out + 8, _mm256_loadu_ps(at + 8));
+      continue;
+    }
+    if (width <= 8) {
+      store_packed(out, load_floats<DType::f32>(at, 0, lines), width, end - out);
+      continue;
     }
     for (int line = 0; line < width; line += 8) {
       const int present = lines - line;
-      const __m256 a = present > 0 ? load_floats<DType::f32>(from.data, at + line, present)
-                                   : _mm256_setzero_ps();
-      store_first(out + static_cast<std::ptrdiff_t>(k) * width + line, a, width - line);
+      const __m256 a =
+          present > 0 ? load_floats<DType::f32>(at, line, present) : _mm256_setzero_ps();
+      store_first(out + line, a, width - line);
     }
   }
 }

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include <bisup/core/matrix.hpp>
+#include <bisup/kernel/avx2/lanes.hpp>
 #include <bisup/kernel/avx2/unpack.hpp>
 #include <bisup/kernel/scalar.hpp>
 
@@ -67,7 +68,7 @@ BISUP_ALWAYS_INLINE
 #pragma GCC unroll 2
     for (int c = 0; c < 16; c += 8) {
       const __m256 value = _mm256_cvtepi32_ps(_mm256_sub_epi32(load_zeros(at + c), zero));
-      _mm256_maskstore_ps(out + r * stride + c, first_rows(cols - c), _mm256_mul_ps(value, scale));
+      if (c < cols) store_first(out + r * stride + c, _mm256_mul_ps(value, scale), cols - c);
     }
   }
 }
@@ -173,10 +174,9 @@ void weight_only_tile(const PackedPanels& w, const float* x, std::ptrdiff_t stri
 #pragma GCC unroll 2
   for (int h = 0; h < halves; ++h) {
     const int row = panel * panel16::tile_rows + h * half_rows;
-    const __m256i mask = first_rows(w.shape.rows - row);
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t) {
-      if (row < w.shape.rows) _mm256_maskstore_ps(y + t * y_stride + row, mask, sum[h][t]);
+      if (row < w.shape.rows) store_first(y + t * y_stride + row, sum[h][t], w.shape.rows - row);
     }
   }
 }

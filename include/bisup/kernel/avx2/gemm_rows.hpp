@@ -12,7 +12,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <bisup/core/dense.hpp>
 #include <bisup/core/matrix.hpp>
+#include <bisup/kernel/avx2/lanes.hpp>
 #include <bisup/kernel/avx2/unpack.hpp>
 #include <bisup/kernel/scalar.hpp>
 
@@ -129,15 +131,14 @@ BISUP_ALWAYS_INLINE
     const int rows = panel + h / 2 < last_panel ? w.shape.rows - row : 0;
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t) {
-      if (tokens.token_scales) {
-        sum[h][t] = _mm256_mul_ps(sum[h][t], _mm256_set1_ps(tokens.scales[t]));
-      }
       if (rows <= 0) continue;
       float* const at = out + t * y.stride() + row;
-      if (add) {
-        sum[h][t] = _mm256_add_ps(_mm256_maskload_ps(at, first_rows(rows)), sum[h][t]);
-      }
-      _mm256_maskstore_ps(at, first_rows(rows), sum[h][t]);
+      const __m256 before = add ? load_floats<DType::f32>(at, 0, rows) : _mm256_setzero_ps();
+      // Fused here, or the compiler would decide it tile by tile.
+      const __m256 result =
+          tokens.token_scales ? _mm256_fmadd_ps(sum[h][t], _mm256_set1_ps(tokens.scales[t]), before)
+                              : _mm256_add_ps(sum[h][t], before);
+      store_first(at, result, rows);
     }
   }
 }

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include <bisup/kernel/avx2/lanes.hpp>
 #include <bisup/kernel/avx2/unpack.hpp>
 #include <bisup/kernel/scalar_attention.hpp>
 
@@ -23,7 +24,7 @@ BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED inline Extremes extremes(const float* x, int count) noexcept {
   __m256 low = _mm256_setzero_ps(), high = low;
   for (int i = 0; i < count; i += 8) {
-    const __m256 v = _mm256_maskload_ps(x + i, first_rows(count - i));
+    const __m256 v = _mm256_maskload_ps(x + i, first_lanes(count - i));
     low = _mm256_min_ps(v, low), high = _mm256_max_ps(v, high);
   }
   alignas(32) float lows[8], highs[8];
@@ -43,7 +44,7 @@ BISUP_OPTIMIZED inline void round_group(const float* x, int count, const KvRound
                high = _mm256_set1_ps(r.high);
   const __m256i zero = _mm256_set1_epi32(r.zero);
   for (int i = 0; i < count; i += 8) {
-    const __m256 v = _mm256_mul_ps(_mm256_maskload_ps(x + i, first_rows(count - i)), inverse);
+    const __m256 v = _mm256_mul_ps(_mm256_maskload_ps(x + i, first_lanes(count - i)), inverse);
     const __m256 level = _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m256i code =
         _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(level, low), high)), zero);
@@ -72,7 +73,7 @@ BISUP_OPTIMIZED inline RoundingSums rounding_sums(const float* x, int count, flo
   __m256 error[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
   __m256 square[2] = {error[0], error[0]}, product[2] = {error[0], error[0]};
   for (int i = 0; i < count; i += 8) {
-    const __m256i mask = first_rows(count - i);
+    const __m256i mask = first_lanes(count - i);
     const __m256 v = _mm256_maskload_ps(x + i, mask);
     const __m256 rounded =
         _mm256_round_ps(_mm256_mul_ps(v, inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -12,6 +12,7 @@
 
 #include <bisup/core/matrix.hpp>
 #include <bisup/kernel/activation_scale.hpp>
+#include <bisup/kernel/avx2/lanes.hpp>
 #include <bisup/kernel/avx2/unpack.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/pack/activation.hpp>
@@ -29,7 +30,7 @@ BISUP_ALWAYS_INLINE float largest_magnitude(const float* x, int count) noexcept 
     b = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i + 8), magnitude), b);
   }
   for (; i < count; i += 8) {
-    a = _mm256_max_ps(_mm256_and_ps(_mm256_maskload_ps(x + i, first_rows(count - i)), magnitude),
+    a = _mm256_max_ps(_mm256_and_ps(_mm256_maskload_ps(x + i, first_lanes(count - i)), magnitude),
                       a);
   }
   a = _mm256_max_ps(a, b);
@@ -68,7 +69,7 @@ inline void quantize_activation(MatrixRef<const float> x, const ActivationFormat
         __m256i quarter[4];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
-          const __m256i mask = first_rows(count - i - 8 * j);
+          const __m256i mask = first_lanes(count - i - 8 * j);
           const __m256 level =
               _mm256_mul_ps(_mm256_maskload_ps(row + begin + i + 8 * j, mask), inverse);
           // A NaN is the first operand of max, which then returns the second: the lowest code. The

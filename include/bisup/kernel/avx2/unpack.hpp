@@ -70,11 +70,5 @@ BISUP_ALWAYS_INLINE __m256i broadcast_codes(const std::int8_t* four) noexcept {
   return _mm256_set1_epi32(bits);
 }
 
-// All ones in the first `count` lanes, zero in the others.
-BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
-BISUP_ALWAYS_INLINE __m256i first_rows(int count) noexcept {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
 }  // namespace bisup::avx2
 #endif
