@@ -17,15 +17,35 @@ using bisup::Tuning;
 struct Ingredient {
   std::string_view name;
   bool Tuning::*learned;
+};
+// What --learn calls by name.
+constexpr std::array ingredients = {
+    Ingredient{"clips", &Tuning::clips},
+    Ingredient{"scales", &Tuning::scales},
+    Ingredient{"norms", &Tuning::norm_gains},
+    Ingredient{"smoothing", &Tuning::smoothing},
+};
+
+struct Rate {
+  std::string_view name;
   double Tuning::*rate;
 };
-// What --learn and --rate call by name.
-constexpr std::array ingredients = {
-    Ingredient{"clips", &Tuning::clips, &Tuning::clip_rate},
-    Ingredient{"scales", &Tuning::scales, &Tuning::scale_rate},
-    Ingredient{"norms", &Tuning::norm_gains, &Tuning::gain_rate},
-    Ingredient{"smoothing", &Tuning::smoothing, &Tuning::smoothing_rate},
+// What --rate calls by name: of both stages, unless the end-to-end stage has its own.
+constexpr std::array rates = {
+    Rate{"branches", &Tuning::branch_rate},
+    Rate{"end-to-end-branches", &Tuning::end_to_end_branch_rate},
+    Rate{"clips", &Tuning::clip_rate},
+    Rate{"scales", &Tuning::scale_rate},
+    Rate{"end-to-end-scales", &Tuning::end_to_end_scale_rate},
+    Rate{"norms", &Tuning::gain_rate},
+    Rate{"smoothing", &Tuning::smoothing_rate},
 };
+
+std::string names_of_rates() {
+  std::string names;
+  for (const auto& rate : rates) names += (names.empty() ? "" : ", ") + std::string(rate.name);
+  return names;
+}
 
 std::vector<std::string> names_of_ingredients() {
   std::vector<std::string> names;
@@ -33,16 +53,15 @@ std::vector<std::string> names_of_ingredients() {
   return names;
 }
 
-// "scales=1e-3": the ingredient and its rate; a null one if it is neither.
-std::pair<const Ingredient*, double> rate_of(const std::string& text) {
+// "scales=1e-2": what it changes and to what; nothing if it is neither.
+std::pair<double Tuning::*, double> rate_of(const std::string& text) {
   const auto equals = text.find('=');
   if (equals == std::string::npos) return {};
   double rate = 0;
   if (!CLI::detail::lexical_cast(text.substr(equals + 1), rate) || !(rate >= 0) || rate > 1)
     return {};
-  const auto named =
-      std::ranges::find(ingredients, std::string_view(text).substr(0, equals), &Ingredient::name);
-  return {named == ingredients.end() ? nullptr : &*named, rate};
+  const auto named = std::ranges::find(rates, std::string_view(text).substr(0, equals), &Rate::name);
+  return {named == rates.end() ? nullptr : named->rate, rate};
 }
 
 void change(Tuning& tuning, const RecipeOptions& options) {
@@ -59,8 +78,8 @@ void change(Tuning& tuning, const RecipeOptions& options) {
         std::ranges::find(options.learned, ingredient.name) != options.learned.end();
   }
   for (const std::string& text : options.rates) {
-    const auto [ingredient, rate] = rate_of(text);
-    tuning.*ingredient->rate = rate;
+    const auto [changed, rate] = rate_of(text);
+    tuning.*changed = rate;
   }
 }
 
@@ -115,12 +134,12 @@ void add_recipe_options(CLI::App& sub, RecipeOptions& options) {
         names.emplace_back("none");
         return names;
       }()));
-  sub.add_option("--rate", options.rates, "how fast bisup_* learn it: scales=1e-3, ...")
+  sub.add_option("--rate", options.rates, "how fast bisup_* learn it: scales=1e-2, ...")
       ->delimiter(',')
       ->check([](const std::string& text) {
-        return rate_of(text).first != nullptr ? std::string()
-                                              : "must be one of clips, scales, norms, smoothing, "
-                                                "then = and a number from 0 to 1";
+        return rate_of(text).first != nullptr
+                   ? std::string()
+                   : "must be one of " + names_of_rates() + ", then = and a number from 0 to 1";
       });
   sub.add_option("--block-steps", options.block_steps, "tuning steps of each block (bisup_*)")
       ->check(CLI::Range(0, 1 << 20));

@@ -55,6 +55,8 @@ TEST_CASE("whatever changes the result changes the plan, and the difference has 
       {"recipe.tuning.branch_rate", [](Inputs& i) { i.recipe.tuning.branch_rate = 1; }},
       {"recipe.tuning.end_to_end_branch_rate", [](Inputs& i) { i.recipe.tuning.end_to_end_branch_rate = 1; }},
       {"recipe.tuning.clip_rate", [](Inputs& i) { i.recipe.tuning.clip_rate = 1; }},
+      {"recipe.tuning.scale_rate", [](Inputs& i) { i.recipe.tuning.scale_rate = 1; }},
+      {"recipe.tuning.end_to_end_scale_rate", [](Inputs& i) { i.recipe.tuning.end_to_end_scale_rate = 1; }},
       {"recipe.tuning.gain_rate", [](Inputs& i) { i.recipe.tuning.gain_rate = 1; }},
       {"tokens.crc32c", [](Inputs& i) { i.samples.crops[1][2] = 7; }},
       {"tokens.crc32c", [](Inputs& i) { i.samples.crops = {{1, 2}, {3, 4, 5, 6}}; }},  // the same ids

@@ -126,6 +126,16 @@ TEST_CASE("what overflowed comes back from the codes, to the bit") {
   CHECK(up.weights(2, 1) == before(2, 1) * std::exp(0.5f));
 }
 
+TEST_CASE("a rate is in steps of the finest grid") {
+  ThreadPool pool(1);
+  auto block = coded<float>();
+  BlockGradient<float> gradient;
+  gradient.clear(block);
+  CHECK(weight_scales(block, gradient, 0.5, pool).rate == 0.5 / 8);  // the largest of 4 bits
+  block.linears[up_linear].codes->format.bits = 6;
+  CHECK(weight_scales(block, gradient, 0.5, pool).rate == 0.5 / 32);
+}
+
 TEST_CASE("weights that are no codes have no scales to learn") {
   ThreadPool pool(1);
   auto block = small::block<float>({});
@@ -166,7 +176,7 @@ TEST_CASE("learned scales find the size that the weights should have") {
   BlockTuner<float> tuner(student, angles.view(), all.first(6), all.last(2),
                           {.phase = {.steps = 150}}, pool);
   std::vector<ParameterGroup<float>> groups = {
-      weight_scales(student, tuner.gradient(), 5e-3, pool)};
+      weight_scales(student, tuner.gradient(), 4e-2, pool)};
   const auto report = tuner.run_phase(groups);
   CHECK(report.best < 0.25 * report.before);
   CHECK(tuner.held_out_loss() == report.best);

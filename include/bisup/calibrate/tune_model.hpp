@@ -79,7 +79,7 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
   options.rates = {.low_rank = tuning.rank > 0 ? tuning.end_to_end_branch_rate : 0,
                    .clips = tuning.clips ? tuning.clip_rate : 0,
                    .norm_gains = tuning.norm_gains ? tuning.gain_rate : 0,
-                   .scales = tuning.scales ? tuning.scale_rate : 0};
+                   .scales = tuning.scales ? tuning.end_to_end_scale_rate : 0};
   tune::EndToEnd<T> tuner(blocks, angles.view(), model.final_norm,
                           tune::LogitLoss<T>(head.ref(), head.ref()), training, held_out, options,
                           pool);

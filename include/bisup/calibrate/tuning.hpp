@@ -21,9 +21,10 @@ struct Tuning {
   // Learned, beside the branches: clips of activations and cache, scales of weights, norms.
   bool clips = true, scales = true, norm_gains = true;
   bool smoothing = false;  // learned before the block is rounded, as many steps again
-  // Of AdamW, in both stages.
-  double branch_rate = 1e-3, end_to_end_branch_rate = 5e-4, clip_rate = 2e-3, scale_rate = 1e-3,
-         gain_rate = 5e-4, smoothing_rate = 2e-2;
+  // Of AdamW, in both stages unless there are two. Those of scales are in steps of the weights'
+  // grid (tune/weight_scales.hpp).
+  double branch_rate = 1e-3, end_to_end_branch_rate = 5e-4, clip_rate = 2e-3, scale_rate = 1.6e-2,
+         end_to_end_scale_rate = 1e-2, gain_rate = 5e-4, smoothing_rate = 2e-2;
 
   friend bool operator==(const Tuning&, const Tuning&) = default;
   [[nodiscard]] bool any() const { return block_steps > 0 || end_to_end_steps > 0; }

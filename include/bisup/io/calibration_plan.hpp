@@ -43,8 +43,8 @@ namespace detail {
 // Both by name, so that a new field that is not written down does not compile.
 [[nodiscard]] inline Json describe(const Tuning& tuning) {
   const auto& [rank, branch_bits, length, block_steps, end_to_end_steps, clips, scales, norm_gains,
-               smoothing, branch_rate, end_to_end_branch_rate, clip_rate, scale_rate, gain_rate,
-               smoothing_rate] = tuning;
+               smoothing, branch_rate, end_to_end_branch_rate, clip_rate, scale_rate,
+               end_to_end_scale_rate, gain_rate, smoothing_rate] = tuning;
   return {{"rank", rank},
           {"branch_bits", branch_bits},
           {"length", length},
@@ -58,6 +58,7 @@ namespace detail {
           {"end_to_end_branch_rate", end_to_end_branch_rate},
           {"clip_rate", clip_rate},
           {"scale_rate", scale_rate},
+          {"end_to_end_scale_rate", end_to_end_scale_rate},
           {"gain_rate", gain_rate},
           {"smoothing_rate", smoothing_rate}};
 }

@@ -39,8 +39,12 @@ struct EndToEndRates {
   double low_rank = 5e-4, clips = 2e-3, norm_gains = 5e-4, scales = 0;  // 0: not learned
 };
 
+// Few steps follow each other through a loss that falls fast, so gradients' squares are forgotten
+// sooner than AdamW's own default does.
+inline constexpr AdamWOptions end_to_end_adamw = {.beta2 = 0.95};
+
 struct EndToEndOptions {
-  PhaseOptions phase = {.steps = 100, .evaluations = 4};
+  PhaseOptions phase = {.steps = 100, .evaluations = 4, .adamw = end_to_end_adamw};
   EndToEndRates rates = {};
   std::uint64_t seed = 0;
   // Keeps what every block's backward pass needs instead of running the block again: a quarter
