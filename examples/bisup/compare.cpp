@@ -105,6 +105,7 @@ struct CompareCommand {
              {"windows", result->model.windows},
              {"tokens", result->model.tokens},
              {"context", result->model.context},
+             {"score_from", windows.score_from},
              {"model", common.model},
              {"scheme", model.scheme.name()},
              {"reference", reference},

@@ -20,6 +20,9 @@ void add_window_options(CLI::App& sub, std::string& text, bisup::WindowOptions& 
       ->check(CLI::Range(2, 1 << 26));
   sub.add_option("--windows", windows.windows, "use the first N windows (default: all)")
       ->check(CLI::Range(1, 1 << 30));
+  sub.add_option("--score-from", windows.score_from,
+                 "score only positions of a window from this one on (default: 0, all)")
+      ->check(CLI::Range(0, 1 << 26));
 }
 
 namespace {
@@ -61,6 +64,7 @@ struct PerplexityCommand {
              {"windows", result->windows},
              {"tokens", result->tokens},
              {"context", result->context},
+             {"score_from", windows.score_from},
              {"model", common.model},
              {"scheme", model.scheme.name()},
              {"float_weights", file->weights_note},

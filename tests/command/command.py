@@ -123,6 +123,8 @@ def test_numbers():
     check(float_["tokens"] == 3 * 63 and float_["windows"] == 3 and float_["context"] == 64, float_)
     one = ask("perplexity", TINY, *SMALL[:-1], "1")
     check(one["nll_stderr"] is None, "one window has no deviation", one)
+    half = ask("perplexity", TINY, *SMALL, "--score-from", "32")
+    check(half["tokens"] == 3 * 31 and half["score_from"] == 32, "half of each window is scored", half)
     with tempfile.TemporaryDirectory() as folder:
         small, _ = artefact(folder)
         compared = ask("compare", small, "--reference", TINY, *SMALL)
@@ -582,6 +584,7 @@ def test_failures():
     refuse(1, ["too short", "standard input"], "perplexity", TINY, "--context", "64", stdin="few words")
     refuse(1, ["too short"], "perplexity", TINY, "--context", "64", stdin="")
     refuse(1, ["positions"], "perplexity", TINY, "--context", "4096", stdin="few words")
+    refuse(1, [TINY, "scored from position 63"], "perplexity", TINY, *SMALL, "--score-from", "63")
     refuse(1, ["checksums"], "inspect", TINY, "--verify")
     refuse(1, [TINY, "positions"], "perplexity", TINY, "--context", "4096", "--text", TEXT)
     refuse(1, ["room"], "generate", TINY, "--context", "4", "--prompt", "one two three four five six")

@@ -54,6 +54,26 @@ TEST_CASE("a stored prompt stands before every window and is not scored") {
   CHECK(twice->model.nll == Approx(measured->nll).epsilon(1e-6));
 }
 
+TEST_CASE("positions from one on, and those before it, make the whole window") {
+  const auto model = test::small_model();
+  const auto ids = test::some_ids(30);
+  const auto all = perplexity(model, ids, {.context = 30}, {}),
+             before = perplexity(model, ids, {.context = 21, .windows = 1}, {}),
+             after = perplexity(model, ids, {.context = 30, .score_from = 20}, {});
+  REQUIRE(after);
+  CHECK(after->tokens == 9);
+  CHECK(29 * all->nll == Approx(20 * before->nll + 9 * after->nll).epsilon(1e-6));
+  const auto packed = round_to_nearest(model, Scheme::parse("W4A8-g32").value());
+  REQUIRE(packed);
+  const auto compared = [&](WindowOptions windows) {
+    return divergence(*packed, {}, model, {}, ids, windows).value();
+  };
+  const auto tail = compared({.context = 30, .score_from = 20});
+  CHECK(tail.reference.nll == Approx(after->nll).epsilon(1e-6));
+  CHECK(29 * compared({.context = 30}).kl_mean ==
+        Approx(20 * compared({.context = 21, .windows = 1}).kl_mean + 9 * tail.kl_mean).epsilon(1e-6));
+}
+
 TEST_CASE("perplexity is the mean over all positions but a window's first, each window by itself") {
   const auto model = test::small_model();
   const auto ids = test::some_ids(75);

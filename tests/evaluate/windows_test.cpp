@@ -35,6 +35,18 @@ TEST_CASE(
   CHECK(cut_windows(9000, 512, {.context = 1}).error().code == Errc::out_of_range);
 }
 
+TEST_CASE("scoring from a position leaves the end of a window, and never nothing") {
+  const auto windows = cut_windows(9000, 512, {.score_from = 256});
+  REQUIRE(windows);
+  CHECK(windows->scored(512) == 255);  // as llama.cpp scores windows
+  CHECK(windows->scored(500) == 255);  // a prompt's tokens are left out at the front
+  CHECK(windows->scored(100) == 99);
+  CHECK(cut_windows(9000, 512, {})->scored(512) == 511);
+  CHECK(cut_windows(9000, 512, {.score_from = 510})->scored(512) == 1);
+  CHECK(cut_windows(9000, 512, {.score_from = 511}).error().code == Errc::out_of_range);
+  CHECK(cut_windows(9000, 512, {.score_from = -1}).error().code == Errc::out_of_range);
+}
+
 TEST_CASE("the standard error is the deviation of window means over the root of their number") {
   const std::vector<double> means = {1, 2, 6};
   const auto m = mean_of_windows(means);

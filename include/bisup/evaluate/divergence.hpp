@@ -102,9 +102,9 @@ inline Result<Divergence> divergence(const llama::Model& model, const KvPolicy& 
     const auto read = behind_prompt(text, model.prompt, options.bos),
                reference_read = behind_prompt(text, reference.prompt, options.bos);
     // What both predict: the end of the window.
-    const auto window = text.last(std::min(read.size(), reference_read.size()));
-    const int positions_scored = static_cast<int>(window.size()) - 1;
-    scored.resize(window.size() - 1);
+    const int positions_scored = windows->scored(std::min(read.size(), reference_read.size()));
+    scored.resize(static_cast<std::size_t>(positions_scored));
+    const auto targets = text.last(scored.size());
     ours->truncate(0), theirs->truncate(0);
     const auto last = [&](MatrixRef<const float> rows) {
       return rows.rows(rows.rows() - positions_scored - 1, positions_scored);
@@ -119,8 +119,7 @@ inline Result<Divergence> divergence(const llama::Model& model, const KvPolicy& 
       theirs->logits(reference_hidden.rows(first, count), reference_logits.ref());
       pool.parallel_for(count, [&](int t, int) {
         const auto at = static_cast<std::size_t>(first + t);
-        scored[at] =
-            detail::compare_position(reference_logits.row(t), logits.row(t), window[at + 1]);
+        scored[at] = detail::compare_position(reference_logits.row(t), logits.row(t), targets[at]);
       });
     }
     for (const auto& p : scored) all_kl.push_back(p.kl), agreements += p.same_top ? 1 : 0;

@@ -55,14 +55,16 @@ inline Result<Perplexity> perplexity(const llama::Model& model, std::span<const 
   std::vector<double> nll;
   for (int w = 0; w < windows->count; ++w) {
     const auto window = behind_prompt(windows->at(ids, w), model.prompt, options.bos);
-    const int scored = static_cast<int>(window.size()) - 1;
-    nll.resize(window.size() - 1);
+    const int scored = windows->scored(window.size());
+    nll.resize(static_cast<std::size_t>(scored));
     session->truncate(0);
-    const auto hidden = session->forward(window);
+    const auto read = session->forward(window);
+    const auto hidden = read.rows(read.rows() - scored - 1, scored);
+    const auto targets = window.last(nll.size());
     for (int first = 0; first < scored; first += positions_at_a_time) {
       const int count = std::min(positions_at_a_time, scored - first);
       const auto from = static_cast<std::size_t>(first), many = static_cast<std::size_t>(count);
-      negative_log_likelihood(*session, hidden.rows(first, count), window.subspan(from + 1, many),
+      negative_log_likelihood(*session, hidden.rows(first, count), targets.subspan(from, many),
                               logits, std::span(nll).subspan(from, many), pool);
     }
     double sum = 0;

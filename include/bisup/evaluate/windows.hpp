@@ -24,6 +24,7 @@ namespace bisup {
 struct WindowOptions {
   int context = 0;              // tokens a window; 0: min(2048, the model's positions)
   int windows = 0;              // at most so many; 0: all
+  int score_from = 0;           // positions of a window before it are read, not scored
   std::optional<int> bos = {};  // that the tokenizer puts before a text: not said twice
 };
 
@@ -31,7 +32,13 @@ struct WindowOptions {
 using Progress = std::function<bool(int, int)>;
 
 struct Windows {
-  int context = 0, count = 0;
+  int context = 0, count = 0, score_from = 0;
+
+  // Positions of a window that are scored, the last ones before its end, where `read` of its tokens
+  // are read.
+  [[nodiscard]] int scored(std::size_t read) const {
+    return std::min(static_cast<int>(read), context - score_from) - 1;
+  }
 
   [[nodiscard]] std::span<const int> at(std::span<const int> ids, int window) const {
     return ids.subspan(static_cast<std::size_t>(window) * static_cast<std::size_t>(context),
@@ -48,7 +55,8 @@ struct Windows {
   return rest.size() < 2 ? window : rest;
 }
 
-// Errors: too_short (not one whole window), out_of_range (a context the model cannot hold).
+// Errors: too_short (not one whole window), out_of_range (a context the model cannot hold, or one
+// of which nothing is scored).
 [[nodiscard]] inline Result<Windows> cut_windows(std::size_t tokens, int max_positions,
                                                  const WindowOptions& options) {
   const int context = options.context == 0 ? std::min(2048, max_positions) : options.context;
@@ -57,13 +65,19 @@ struct Windows {
                                          " tokens; the model has " + std::to_string(max_positions) +
                                          " positions and a window needs two"};
   }
+  if (options.score_from < 0 || options.score_from > context - 2) {
+    return Error{Errc::out_of_range, "a window of " + std::to_string(context) +
+                                         " tokens is scored from position " +
+                                         std::to_string(options.score_from)};
+  }
   const auto whole =
       static_cast<int>(std::min<std::size_t>(tokens / static_cast<std::size_t>(context), 1 << 30));
   if (whole == 0) {
     return Error{Errc::too_short, "the text has " + std::to_string(tokens) +
                                       " tokens, one window has " + std::to_string(context)};
   }
-  return Windows{context, options.windows == 0 ? whole : std::min(whole, options.windows)};
+  return Windows{context, options.windows == 0 ? whole : std::min(whole, options.windows),
+                 options.score_from};
 }
 
 // Mean of window means with its standard error: their deviation / sqrt(windows); NaN for one
