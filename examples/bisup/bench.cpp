@@ -96,7 +96,11 @@ struct BenchCommand {
     auto parsed = bisup::Scheme::parse(scheme);
     if (!parsed) return parsed.error();
     if (scheme.find("-head") == scheme.npos) parsed->head_bits = 8;
-    return bisup::random_model(shape_named(shape), *parsed, pool);
+    // Random weights know no last position: one that is asked for is there.
+    llama::Config config = shape_named(shape);
+    for (const Test& test : tests())
+      config.max_positions = std::max(config.max_positions, test.depth + test.tokens());
+    return bisup::random_model(config, *parsed, pool);
   }
 
   std::vector<Test> tests() const {

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast is bisup beside llama.cpp? Runs both in turns on this machine and writes docs/performance.md and
+docs/performance.svg; bash bench/peers/run.sh gets the peer first.
+
+    python bench/peers/speed.py --llama FOLDER --model SmolLM2-135M-Instruct.Q4_1.gguf [--rounds 3] [--only NAMES]
+
+Every round runs each pair once, ours and then the peer's, so that both see the same machine; a number is the
+median over rounds, a ratio the median of the rounds' ratios. Finished rounds are kept in a file by processor
+(--results), so a stopped run goes on and the tables of several machines stand side by side.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, "bench", "accuracy"))
+from rows import machine  # noqa: E402
+
+TINYLLAMA = "TinyLlama-1.1B shape"
+SMOLLM2 = "SmolLM2-135M"
+PROMPT, GENERATED = 512, 32
+
+
+class Pair:
+    """One of our runs beside one of the peer's. kind: prefill or decode."""
+
+    def __init__(self, model, kind, depth, scheme, ours, file, peer, threads, target):
+        self.model, self.kind, self.depth, self.threads, self.target = model, kind, depth, threads, target
+        self.scheme, self.ours, self.file, self.peer = scheme, ours, file, peer
+        self.name = " ".join([model, kind] + ([f"at {depth}"] if depth else []) +
+                             [scheme + cache_of(ours), "/", file + cache_of(peer), f"{threads}T"])
+
+    def sizes(self):
+        return (PROMPT, 0) if self.kind == "prefill" else (0, GENERATED)
+
+
+def cache_of(options):
+    """What the options say of keys and values."""
+    for name, shown in (("--kv", "KV{}"), ("-ctk", "{} cache")):
+        if name in options:
+            return " " + shown.format(options[options.index(name) + 1])
+    return ""
+
+
+def pairs():
+    made = []
+    cache = lambda kind: ["-ctk", kind, "-ctv", kind, "-fa", "1"]
+    for threads in (1, 2):
+        made += [
+            Pair(SMOLLM2, "prefill", 0, "W4A8-g64-head8", [], "Q4_0", [], threads, 2.4),
+            Pair(SMOLLM2, "decode", 0, "W4A8-g64-head8", [], "Q4_0", [], threads, 1.3),
+            Pair(TINYLLAMA, "prefill", 0, "W4A8-g32", [], "Q4_0", [], threads, 2.5),
+            Pair(TINYLLAMA, "decode", 0, "W4A8-g32", [], "Q4_0", [], threads, 1.4),
+        ]
+    made += [
+        Pair(TINYLLAMA, "prefill", 0, "W8A8-g128", [], "Q8_0", [], 1, 2.6),
+        Pair(TINYLLAMA, "decode", 0, "W2A8-g64", [], "TQ2_0", [], 1, 1.6),
+        Pair(TINYLLAMA, "decode", 0, "W2A8-g64", [], "Q2_K", [], 1, 1.6),
+        Pair(TINYLLAMA, "decode", 2048, "W4A8-g32", ["--kv", "8"], "Q4_0", cache("q8_0"), 1, 2.5),
+        Pair(TINYLLAMA, "decode", 2048, "W4A8-g32", ["--kv", "4"], "Q4_0", cache("q4_0"), 1, 4),
+        Pair(TINYLLAMA, "prefill", 2048, "W4A8-g32", ["--kv", "4"], "Q4_0", cache("f16"), 1, 2.5),
+    ]
+    return made
+
+
+class Runner:
+    def __init__(self, options):
+        self.options = options
+        self.folder = os.path.join(ROOT, "build", "peers")
+        os.makedirs(self.folder, exist_ok=True)
+
+    def run(self, *command):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        if done.returncode != 0:
+            sys.exit(" ".join(command) + "\n" + done.stderr.decode(errors="replace")[-2000:])
+        return done.stdout.decode()
+
+    def made(self, name, make):
+        """A file that is made once, under a temporary name."""
+        path = os.path.join(self.folder, name)
+        if not os.path.exists(path):
+            make(path + ".part")
+            os.replace(path + ".part", path)
+        return path
+
+    def artefact(self, scheme):
+        return self.made(f"SmolLM2-{scheme}.safetensors", lambda path: self.run(
+            self.options.bisup, "quantize", self.options.model, "--scheme", scheme, "-o", path))
+
+    def peer_file(self, pair):
+        """The peer's file: of the same dequantized weights, or random ones of the shape."""
+        if pair.model == SMOLLM2:
+            source = self.options.model
+        else:
+            source = self.made("tinyllama-f16.gguf", lambda path: self.run(
+                sys.executable, os.path.join(HERE, "random_gguf.py"), path))
+        return self.made(f"{pair.model.split()[0]}-{pair.file}.gguf", lambda path: self.run(
+            os.path.join(self.options.llama, "llama-quantize"), "--allow-requantize", source, path, pair.file))
+
+    def ours(self, pair):
+        prompt, generated = pair.sizes()
+        what = [self.artefact(pair.scheme)] if pair.model == SMOLLM2 else [
+            "--shape", "tinyllama-1.1b", "--scheme", pair.scheme]
+        told = json.loads(self.run(
+            self.options.bisup, "bench", *what, "-p", str(prompt), "-n", str(generated), "-d", str(pair.depth),
+            "-t", str(pair.threads), "-r", "1", *pair.ours, "--json"))
+        result = told["results"][0]
+        return {"ts": result["avg_ts"], "bytes": told["model_size"],
+                "of_bandwidth": result["read_bytes_per_second"] and
+                result["read_bytes_per_second"] / result["memory_bytes_per_second"]}
+
+    def theirs(self, pair):
+        prompt, generated = pair.sizes()
+        told = json.loads(self.run(
+            os.path.join(self.options.llama, "llama-bench"), "-m", self.peer_file(pair), "-p", str(prompt),
+            "-n", str(generated), "-d", str(pair.depth), "-t", str(pair.threads), "-r", "1", *pair.peer,
+            *(["--no-warmup"] if pair.depth else []),  # minutes of reading warm it up
+            "-o", "json"))[-1]
+        package = re.search(r"llama\.cpp-([\d.]+)", self.options.llama)
+        return {"ts": told["avg_ts"], "bytes": told["model_size"],
+                "build": "llama.cpp" + (f" of llama-cpp-python {package.group(1)}" if package else "")}
+
+
+def measure(options, results):
+    runner, here = Runner(options), results.setdefault(machine(), {})
+    chosen = [pair for pair in pairs() if not options.only or any(part in pair.name for part in options.only)]
+    for pair in chosen:  # files are made before anything is timed
+        runner.peer_file(pair)
+        if pair.model == SMOLLM2:
+            runner.artefact(pair.scheme)
+    for number in range(options.rounds):
+        for pair in chosen:
+            rounds = here.setdefault(pair.name, [])
+            if len(rounds) > number:
+                continue
+            rounds.append({"ours": runner.ours(pair), "theirs": runner.theirs(pair)})
+            last = rounds[-1]
+            print(f"{pair.name}: {last['ours']['ts']:.1f} / {last['theirs']['ts']:.1f} = "
+                  f"{last['ours']['ts'] / last['theirs']['ts']:.2f}", file=sys.stderr, flush=True)
+            with open(options.results + ".part", "w", encoding="utf-8") as file:
+                json.dump(results, file, indent=1)
+            os.replace(options.results + ".part", options.results)
+
+
+def summary(rounds):
+    middle = lambda values: statistics.median(values)
+    of_bandwidth = [r["ours"]["of_bandwidth"] for r in rounds if r["ours"]["of_bandwidth"] is not None]
+    return {"ours": middle(r["ours"]["ts"] for r in rounds), "theirs": middle(r["theirs"]["ts"] for r in rounds),
+            "ratio": middle(r["ours"]["ts"] / r["theirs"]["ts"] for r in rounds),
+            "our_bytes": rounds[-1]["ours"]["bytes"], "their_bytes": rounds[-1]["theirs"]["bytes"],
+            "of_bandwidth": middle(of_bandwidth) if of_bandwidth else None, "rounds": len(rounds)}
+
+
+def tables(results):
+    text = ""
+    for name, measured in results.items():
+        builds = {r["theirs"]["build"] for rounds in measured.values() for r in rounds}
+        text += f"### {name}\n\nPeer: {', '.join(sorted(builds))}.\n\n"
+        text += "By `bash bench/peers/run.sh`:\n\n"
+        text += ("| work | threads | bisup, t/s | llama.cpp, t/s | ratio | to reach | MB, ours / theirs | "
+                 "of bandwidth | rounds |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+        for pair in pairs():
+            if pair.name not in measured:
+                continue
+            s = summary(measured[pair.name])
+            reach = ("" if s["ratio"] >= pair.target else "**missed** ") + f"\u2265 {pair.target:g}"
+            share = "" if s["of_bandwidth"] is None else f"{s['of_bandwidth']:.0%}"
+            text += (f"| {pair.name.rsplit(' ', 1)[0]} | {pair.threads} | {s['ours']:.1f} | {s['theirs']:.1f} | "
+                     f"{s['ratio']:.2f} | {reach} | {s['our_bytes'] / 1e6:.0f} / {s['their_bytes'] / 1e6:.0f} | "
+                     f"{share} | {s['rounds']} |\n")
+        text += "\n"
+    return text
+
+
+def chart(results):
+    bars = [(name, pair, summary(measured[pair.name])["ratio"]) for name, measured in results.items()
+            for pair in pairs() if pair.name in measured]
+    left, row, width = 500, 20, 920
+    most = max(5.0, *(ratio for _, _, ratio in bars))
+    x = lambda ratio: left + (width - left - 60) * ratio / most
+    height = 40 + row * (len(bars) + len(results)) + 20
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
+             f'font-size="11">', f'<rect width="{width}" height="{height}" fill="white"/>',
+             f'<text x="{left}" y="18">tokens a second, as a multiple of llama.cpp</text>']
+    y, shown = 30, None
+    for name, pair, ratio in bars:
+        if name != shown:
+            parts.append(f'<text x="8" y="{y + 14}" font-weight="bold">{name}</text>')
+            y, shown = y + row, name
+        colour = "#1f77b4" if pair.kind == "prefill" else "#ff7f0e"
+        parts.append(f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{pair.name}</text>'
+                     f'<rect x="{left}" y="{y + 3}" width="{x(ratio) - left:.1f}" height="13" fill="{colour}"/>'
+                     f'<text x="{x(ratio) + 4:.1f}" y="{y + 13}">{ratio:.2f}</text>')
+        y += row
+    parts.append(f'<line x1="{x(1):.1f}" x2="{x(1):.1f}" y1="26" y2="{y}" stroke="black" stroke-dasharray="3 3"/>')
+    return "\n".join(parts) + "\n</svg>\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--llama", help="the folder of llama.cpp's programs")
+    parser.add_argument("--model", help="SmolLM2-135M-Instruct as GGUF")
+    parser.add_argument("--bisup", default=os.path.join(ROOT, "build", "release", "bin", "bisup"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", action="append", help="pairs whose names hold this; may be repeated")
+    parser.add_argument("--results", default=os.path.join(ROOT, "docs", "performance_rounds.json"))
+    parser.add_argument("--table", action="store_true", help="write the documents again, measure nothing")
+    options = parser.parse_args()
+    results = {}
+    if os.path.exists(options.results):
+        with open(options.results, encoding="utf-8") as file:
+            results = json.load(file)
+    if not options.table:
+        if not options.llama or not options.model:
+            parser.error("--llama and --model are needed to measure")
+        measure(options, results)
+    with open(os.path.join(ROOT, "docs", "performance.svg"), "w", encoding="utf-8") as file:
+        file.write(chart(results))
+    path = os.path.join(ROOT, "docs", "performance.md")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    text = re.sub(r"(<!-- measured -->\n).*?(<!-- /measured -->)", lambda m: m.group(1) + tables(results) + m.group(2),
+                  text, flags=re.S)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+if __name__ == "__main__":
+    main()
