@@ -5,12 +5,15 @@
 table of docs/kv-cache.md.
 
     python3 bench/accuracy/kv_cache.py MODEL TEXT [--bisup build/release/bin/bisup] [--windows N]
-        [--contexts 1024,2048] [--rows NAMES] [--search-text FILE] [--results FILE] [--no-measuring]
+        [--contexts 1024,2048] [--rows NAMES] [--search-text FILE] [--llama FOLDER] [--results FILE] [--no-measuring]
 
-The model is compared with itself with a float cache, window by window. Results are kept in a file, so
-that a run that was stopped goes on; --rows "KV4 fitted,searched" measures these alone and writes no
-document. --search-text chooses bits by layer on another text (bisup quantize --kv-search 3), measures them
-on TEXT, and prints what part of the gaps of uniform 3 bits and of K4V2 that saves.
+The model is compared with itself with a float cache, window by window; what the float cache computes is kept
+and computed once. Results are kept in a file, so that a run that was stopped goes on; --rows
+"KV4 fitted,searched" measures these alone and writes no document. --search-text chooses bits by layer on another
+text (bisup quantize --kv-search 3), measures them on TEXT, and prints what part of the gaps of uniform 3 bits and of
+K4V2 that saves. --llama names the folder that bash bench/peers/llama_cpp.sh prints: its quantized caches are measured
+on the same windows against its own f16 cache. It scores the second half of each window, so ours is measured
+that way as well, which is what the chart shows.
 """
 
 import argparse
@@ -30,9 +33,8 @@ SIDES = {"KV8": ["--kv", "8"], "KV4": ["--kv", "4"], "K4V3": ["--kv-keys", "4", 
          "K4V2": ["--kv-keys", "4", "--kv-values", "2"], "KV3": ["--kv", "3"],
          "K3V2": ["--kv-keys", "3", "--kv-values", "2"], "KV2": ["--kv", "2"]}
 KINDS = {"per token and head": [], "rotated, 4 + 64 exact": ROTATED, "fitted": FITTED}
-# llama.cpp b10470, the same model and text, context 2048, 8 windows: perplexity 17.084 with f16 keys
-# and values, 17.091 with q8_0, 17.933 with q4_0 (its rotation is on by default).
-PEER = {"q8_0": (8.5, math.log(17.091 / 17.084)), "q4_0": (4.5, math.log(17.933 / 17.084))}
+PEER = {"q8_0": 8.5, "q4_0": 4.5}  # bits a number of llama.cpp's caches, scales counted
+BESIDE_PEER = ("per token and head", "fitted")  # kinds that are measured as the peer is, too
 
 
 MADE_BY = "\n\nMade by `python3 bench/accuracy/kv_cache.py MODEL TEXT`.\n"
@@ -81,43 +83,92 @@ def measure(arguments, results):
         policies = [(name, options) for name, options in policies if name.split(",")[0] in arguments.rows]
     model = ask(arguments, "inspect", arguments.model, "--kv", "16")
     results["float_bytes"] = model["kv_bytes_per_token"]
+    states = os.path.splitext(arguments.results)[0] + "_states.safetensors"
     for context in arguments.contexts:
         for name, options in policies:
-            key = f"{name} @ {context}"
-            if results.get(key, {}).get("windows", 0) >= arguments.windows:
-                continue
-            seen = ask(arguments, "inspect", arguments.model, *options)
-            found = ask(arguments, "compare", arguments.model, "--reference", arguments.model, "--text", arguments.text,
-                        "--context", str(context), "--windows", str(arguments.windows), *options)
-            exact = seen["kv_sinks"] + seen["kv_recent"]
-            total = exact * seen["kv_exact_bytes_per_token"] + (context - exact) * seen["kv_bytes_per_token"]
-            results[key] = {"name": name, "context": context, "windows": found["windows"],
-                            "gap": found["nll"] - found["reference_nll"], "kl": found["kl_mean"],
-                            "kl_stderr": found["kl_stderr"], "bits": 32 * total / context / results["float_bytes"]}
-            print(f"{key}: gap {results[key]['gap']:.5f}, KL {found['kl_mean']:.5f}, {results[key]['bits']:.2f} bits",
-                  flush=True)
-            with open(arguments.results, "w", encoding="utf-8") as file:
-                json.dump(results, file, indent=1)
+            halves = [0]
+            if context == max(arguments.contexts) and any(name.endswith(kind) for kind in BESIDE_PEER):
+                halves.append(context // 2)
+            for score_from in halves:
+                key = f"{name} @ {context}" + (f" from {score_from}" if score_from else "")
+                if results.get(key, {}).get("windows", 0) >= arguments.windows:
+                    continue
+                seen = ask(arguments, "inspect", arguments.model, *options)
+                found = ask(arguments, "compare", arguments.model, "--reference", arguments.model, "--text",
+                            arguments.text, "--context", str(context), "--windows", str(arguments.windows),
+                            "--score-from", str(score_from), "--reference-states", states, *options)
+                exact = seen["kv_sinks"] + seen["kv_recent"]
+                total = exact * seen["kv_exact_bytes_per_token"] + (context - exact) * seen["kv_bytes_per_token"]
+                keep(arguments, results, key, {
+                    "name": name, "context": context, "score_from": score_from, "windows": found["windows"],
+                    "gap": found["nll"] - found["reference_nll"], "kl": found["kl_mean"],
+                    "kl_stderr": found["kl_stderr"], "bits": 32 * total / context / results["float_bytes"]})
+
+
+def keep(arguments, results, key, result):
+    results[key] = result
+    print(f"{key}: gap {result['gap']:.5f}, KL {result['kl']:.5f}, {result['bits']:.2f} bits", flush=True)
+    with open(arguments.results + ".part", "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=1)
+    os.replace(arguments.results + ".part", arguments.results)
+
+
+def measure_peer(arguments, results):
+    """llama.cpp's quantized caches against its f16 cache: the same weights, text and windows."""
+    context = max(arguments.contexts)
+    logits = os.path.splitext(arguments.results)[0] + f"_llama_{context}.kld"
+    key_of = lambda kind: f"llama.cpp {kind} @ {context} from {context // 2}"
+    missing = [kind for kind in PEER if results.get(key_of(kind), {}).get("windows") != arguments.windows]
+    if not missing:
+        return
+
+    def run(*options):
+        done = subprocess.run(
+            [os.path.join(arguments.llama, "llama-perplexity"), "-m", arguments.model, "-f", arguments.text, "-c",
+             str(context), "-b", str(context), "-ub", "512", "--chunks", str(arguments.windows),
+             "--kl-divergence-base", logits, *options],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        text = done.stdout.decode(errors="replace")
+        if done.returncode != 0:
+            sys.exit(text[-2000:])
+        return text
+
+    run("-fa", "on")
+    for kind in missing:
+        text = run("-ctk", kind, "-ctv", kind, "-fa", "on", "--kl-divergence")
+        number = lambda name: re.search(re.escape(name) + r"\s*:\s*(-?[\d.]+) \u00b1\s*([\d.]+)", text)
+        kl, gap = number("Mean    KLD"), number("Mean ln(PPL(Q)/PPL(base))")
+        if not kl or not gap:
+            sys.exit("llama-perplexity said something else:\n" + text[-2000:])
+        keep(arguments, results, key_of(kind), {
+            "name": f"llama.cpp {kind}", "context": context, "score_from": context // 2, "windows": arguments.windows,
+            "gap": float(gap.group(1)), "kl": float(kl.group(1)), "kl_stderr": float(kl.group(2)), "bits": PEER[kind]})
+    os.remove(logits)
+
+
+def measured(results):
+    return [r for r in results.values() if isinstance(r, dict)]
 
 
 def table(results, contexts):
     lines = ["| policy | " + " | ".join(f"bits, gap, KL at {c}" for c in contexts) + " |",
              "|---" * (1 + len(contexts)) + "|"]
-    names = list(dict.fromkeys(r["name"] for r in results.values() if isinstance(r, dict)))
-    for name in names:
+    for name in dict.fromkeys(r["name"] for r in measured(results) if not r.get("score_from")):
         row = [results.get(f"{name} @ {c}") for c in contexts]
         cells = [f"{r['bits']:.2f}, {r['gap']:.4f}, {r['kl']:.5f}" if r else "" for r in row]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    for name, (bits, gap) in PEER.items():
-        cells = [f"{bits:.2f}, {gap:.4f}" if c == 2048 else "" for c in contexts]
-        lines.append(f"| llama.cpp {name} | " + " | ".join(cells) + " |")
+    beside = sorted((r for r in measured(results) if r.get("score_from")), key=lambda r: -r["bits"])
+    if beside:
+        lines += ["", f"The second half of windows of {max(contexts)} tokens scored, as llama.cpp does it:", "",
+                  "| policy | bits | gap | KL | windows |", "|---|---:|---:|---:|---:|"]
+        lines += [f"| {r['name']} | {r['bits']:.2f} | {r['gap']:.4f} | {r['kl']:.5f} \u00b1 {r['kl_stderr']:.5f} | "
+                  f"{r['windows']} |" for r in beside]
     return "\n".join(lines)
 
 
 def chart(results, context):
     width, height, left, bottom, top = 720, 440, 70, 50, 20
-    colours = {"per token and head": "#999999", "rotated, 4 + 64 exact": "#1f77b4", "fitted": "#d62728",
-               "llama.cpp": "#2ca02c", "searched": "#9467bd"}
+    colours = {"per token and head": "#999999", "fitted": "#d62728", "llama.cpp": "#2ca02c"}
     low, high, most = 1e-5, 10.0, 10.0
     x = lambda bits: left + (width - left - 20) * (bits - 2) / (most - 2)
     y = lambda gap: top + (height - top - bottom) * (math.log(high / max(gap, low)) / math.log(high / low))
@@ -132,18 +183,14 @@ def chart(results, context):
     parts.append(f'<text x="{width / 2}" y="{height - 12}" text-anchor="middle">bits per number of the cache at '
                  f'{context} tokens, scales and exact tokens counted</text>')
     parts.append(f'<text x="14" y="{height / 2}" text-anchor="middle" transform="rotate(-90 14 {height / 2})">'
-                 'KL divergence from the float cache, nats a token</text>')
-    for result in results.values():
-        if not isinstance(result, dict) or result["context"] != context:
+                 'KL divergence from the float cache, nats a token of the second half</text>')
+    for result in measured(results):
+        if result["context"] != context or not result["score_from"]:
             continue
         kind = next(k for k in colours if k in result["name"])
         parts.append(f'<circle cx="{x(result["bits"]):.1f}" cy="{y(result["kl"]):.1f}" r="4" fill="{colours[kind]}"/>'
                      f'<text x="{x(result["bits"]) + 6:.1f}" y="{y(result["kl"]) - 5:.1f}" fill="{colours[kind]}" '
-                     f'font-size="10">{result["name"].split()[0]}</text>')
-    for name, (bits, gap) in PEER.items():
-        parts.append(f'<rect x="{x(bits) - 4:.1f}" y="{y(gap) - 4:.1f}" width="8" height="8" '
-                     f'fill="{colours["llama.cpp"]}"/><text x="{x(bits) + 7:.1f}" y="{y(gap) + 4:.1f}" '
-                     f'fill="{colours["llama.cpp"]}" font-size="10">{name} (gap of perplexity)</text>')
+                     f'font-size="10">{result["name"].split()[kind == "llama.cpp"]}</text>')
     for i, (kind, colour) in enumerate(colours.items()):
         parts.append(f'<text x="{width - 190}" y="{top + 14 + 15 * i}" fill="{colour}">{kind}</text>')
     return "\n".join(parts) + "\n</svg>\n"
@@ -158,6 +205,7 @@ def main():
     parser.add_argument("--windows", default=16, type=int)
     parser.add_argument("--rows", type=lambda s: s.split(","), help="only these, as the table names them")
     parser.add_argument("--search-text", help="choose bits by layer on this text and measure them too")
+    parser.add_argument("--llama", help="the folder of llama.cpp's programs: measure its caches too")
     parser.add_argument("--search-windows", default=2, type=int)
     parser.add_argument("--search-context", default=512, type=int)
     parser.add_argument("--results", default=os.path.join(ROOT, "build", "kv_cache.json"))
@@ -169,11 +217,13 @@ def main():
             results = json.load(file)
     if not arguments.no_measuring:
         measure(arguments, results)
+        if arguments.llama:
+            measure_peer(arguments, results)
     print_savings(results, arguments.contexts)
     if arguments.rows:
         return  # the documents show whole tables
     with open(os.path.join(ROOT, "docs", "kv-cache.svg"), "w", encoding="utf-8") as file:
-        file.write(chart(results, max(r["context"] for r in results.values() if isinstance(r, dict))))
+        file.write(chart(results, max(r["context"] for r in measured(results))))
     path = os.path.join(ROOT, "docs", "kv-cache.md")
     with open(path, encoding="utf-8") as file:
         text = file.read()
