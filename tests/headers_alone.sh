@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Does every header compile by itself, without a warning, under every compiler that is here?
+# Does every header compile by itself, without a warning? clang alone is asked: what a header forgets to
+# include is the same under both compilers, which share a standard library, and the tests' builds ask both
+# for their warnings; a second pass was a tenth of the whole run's time.
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
+compiler=$(command -v clang++ || command -v g++) || { echo "no clang++ and no g++"; exit 1; }
 alone() {
   printf '#include <%s>\n' "$2" | "$1" -std=c++20 -fsyntax-only -Wall -Wextra -Wconversion -Werror \
     -Iinclude -isystem /usr/include/eigen3 -x c++ - && return 0
@@ -12,13 +15,8 @@ alone() {
 }
 export -f alone
 
-status=0
-for compiler in g++ clang++; do
-  command -v "$compiler" > /dev/null || { echo "skipped: no $compiler"; continue; }
-  count=$(find include -name '*.hpp' | wc -l)
-  # One number a header, so that a reader sees how far it is.
-  find include -name '*.hpp' -printf '%P\n' | sort | nl -w1 -s' ' |
-    xargs -P "$(nproc)" -L1 bash -c \
-      'alone "$0" "$3" 2>&1 || exit 1; echo "[$2/$1 $0] $3"' "$compiler" "$count" || status=1
-done
-exit $status
+count=$(find include -name '*.hpp' | wc -l)
+# One number a header, so that a reader sees how far it is.
+find include -name '*.hpp' -printf '%P\n' | sort | nl -w1 -s' ' |
+  xargs -P "$(nproc)" -L1 bash -c \
+    'alone "$0" "$3" 2>&1 || exit 1; echo "[$2/$1 $0] $3"' "$compiler" "$count"
