@@ -70,6 +70,8 @@ void change(Tuning& tuning, const RecipeOptions& options) {
     tuning.end_to_end_steps = numbers->end_to_end_steps;
   }
   if (options.rank >= 0) tuning.rank = options.rank, tuning.branch_bits = 0;
+  if (!options.branch_type.empty())
+    tuning.branch_type = options.branch_type == "f16" ? bisup::DType::f16 : bisup::DType::i8;
   if (options.block_steps >= 0) tuning.block_steps = options.block_steps;
   if (options.end_to_end_steps >= 0) tuning.end_to_end_steps = options.end_to_end_steps;
   for (const auto& ingredient : ingredients) {
@@ -125,6 +127,9 @@ void add_recipe_options(CLI::App& sub, RecipeOptions& options) {
                  "a weight "
                  "allows)")
       ->check(CLI::Range(0, 4096));
+  sub.add_option("--branch-type", options.branch_type,
+                 "in what branches are stored: int8 unless given, or f16, of which half the rank costs as much")
+      ->check(CLI::IsMember({"int8", "f16"}));
   sub.add_option("--learn", options.learned,
                  "what bisup_* learn beside branches, and nothing else: clips (of activations and "
                  "cache), scales (of weights), norms, smoothing; or none")

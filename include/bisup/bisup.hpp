@@ -81,6 +81,7 @@
 #include <bisup/cache/rounded_prompt.hpp>
 #include <bisup/llama/activation.hpp>
 #include <bisup/llama/block.hpp>
+#include <bisup/llama/branch.hpp>
 #include <bisup/llama/config.hpp>
 #include <bisup/llama/dense_tensor.hpp>
 #include <bisup/llama/linear.hpp>

@@ -81,10 +81,13 @@ TEST_CASE("a branch costs no more than it may, and its rank fits the linear") {
   const Tuning exact{.rank = 32}, modest{.rank = 32, .branch_bits = 0.5};
   CHECK(exact.rank_of(576, 576) == 32);
   CHECK(exact.rank_of(576, 8) == 8);
-  CHECK(modest.rank_of(4096, 4096) == 32);  // a quarter of a bit
-  CHECK(modest.rank_of(576, 576) == 9);     // 16 * 9 * 1152 / 576^2 = 0.5
-  CHECK(modest.rank_of(576, 192) == 4);
+  CHECK(modest.rank_of(4096, 4096) == 32);  // an eighth of a bit
+  CHECK(modest.rank_of(576, 576) == 17);    // (8 * 1152 + 32) * 17 / 576^2 = 0.47
+  CHECK(modest.rank_of(576, 192) == 8);
   CHECK(modest.rank_of(16, 16) == 1);
+  const Tuning halves{.rank = 32, .branch_bits = 0.5, .branch_type = DType::f16};
+  CHECK(halves.rank_of(576, 576) == 9);  // 16 * 9 * 1152 / 576^2 = 0.5
+  CHECK(halves.rank_of(576, 192) == 4);
   CHECK(Tuning{}.rank_of(576, 576) == 0);
 }
 

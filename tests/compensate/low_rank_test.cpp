@@ -186,37 +186,6 @@ TEST_CASE("regression finds the branch that leaves least of the residual") {
   }
 }
 
-TEST_CASE("a branch is rounded as it is stored, and its bytes are counted") {
-  ThreadPool pool(1);
-  LowRank branch{test::normals(5, 70, 1), test::normals(40, 5, 2)};
-  auto half = branch.clone(), byte = branch.clone();
-  REQUIRE(round_as_stored(half, LowRankStorage::f16, pool));
-  REQUIRE(round_as_stored(byte, LowRankStorage::int8, pool));
-  CHECK(stored_bytes(branch, LowRankStorage::f16) == 2 * 5 * (70 + 40));
-  const auto packed_a = quantize(branch.a.ref(), low_rank_int8, Nearest{}, pool);
-  const auto packed_b = quantize(branch.b.ref(), low_rank_int8, Nearest{}, pool);
-  REQUIRE((packed_a && packed_b));
-  CHECK(stored_bytes(branch, LowRankStorage::int8) == packed_a->bytes() + packed_b->bytes());
-  CHECK(stored_bytes(LowRank{}, LowRankStorage::int8) == 0);
-  for (int k = 0; k < 5; ++k) {
-    for (int c = 0; c < 70; ++c) {
-      REQUIRE(half.a(k, c) == to_float(to_half(branch.a(k, c))));
-      const GroupParameters p{packed_a->panels().scale(k, 0), 0};
-      REQUIRE(std::fabs(byte.a(k, c) - branch.a(k, c)) <= rounding_bound(low_rank_int8, p));
-    }
-  }
-  for (int r = 0; r < 40; ++r) {
-    const GroupParameters p{packed_b->panels().scale(r, 0), 128};
-    for (int k = 0; k < 5; ++k) {
-      REQUIRE(byte.b(r, k) == decode(encode(low_rank_int8, branch.b(r, k), 1 / p.scale, 128), p));
-    }
-  }
-  branch.b(3, 3) = 1e6f;
-  const auto refused = round_as_stored(branch, LowRankStorage::f16, pool);
-  REQUIRE_FALSE(refused);
-  CHECK(refused.error().code == Errc::not_finite);
-}
-
 TEST_CASE("the number of threads does not change a bit of a branch") {
   ThreadPool one(1), three(3);
   const auto e = test::normals(80, 96, 7);

@@ -17,6 +17,7 @@ using namespace bisup;
 struct CombineProblem {
   std::vector<float> floats;
   std::vector<std::uint16_t> bits;
+  std::vector<std::int8_t> codes;
   Matrix<float> x_store, y_store, before;
   DenseView rows;
   MatrixRef<const float> x;
@@ -25,11 +26,13 @@ struct CombineProblem {
   CombineProblem(DType type, int tokens, int count, int cols)
       : floats(static_cast<std::size_t>(count * cols)),
         bits(floats.size()),
+        codes(floats.size()),
         x_store(tokens + 2, count + 7),
         y_store(tokens + 2, cols + 5) {
     Random random(static_cast<std::uint64_t>(tokens * 7919 + count * 31 + cols));
     for (std::size_t i = 0; i < floats.size(); ++i) {
       floats[i] = static_cast<float>(random.normal());
+      codes[i] = static_cast<std::int8_t>(random.bits());
       bits[i] = type == DType::f16 ? to_half(floats[i]).bits : to_bfloat16(floats[i]).bits;
     }
     for (Matrix<float>* m : {&x_store, &y_store}) {
@@ -38,7 +41,10 @@ struct CombineProblem {
       }
     }
     before = y_store.clone();
-    rows = {type == DType::f32 ? static_cast<const void*>(floats.data()) : bits.data(), type, count,
+    rows = {type == DType::f32  ? static_cast<const void*>(floats.data())
+         : type == DType::i8 ? static_cast<const void*>(codes.data())
+                             : bits.data(),
+         type, count,
             cols};
     x = x_store.ref().rows(1, tokens).cols(3, count);
     y = y_store.ref().rows(1, tokens).cols(2, cols);
@@ -81,7 +87,7 @@ TEST_CASE("every target adds the combinations of rows that the sum in double say
   };
   on_every_target(dense_combine_kernels<>, [&](Target target, DenseCombineFn kernel) {
     CAPTURE(name(target));
-    for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::i8}) {
       for (const int tokens : {1, 4, 5, 35}) {
         for (const int cols : {1, 7, 8, 9, 16, 31, 33, 576}) check(kernel, type, tokens, 9, cols);
       }

@@ -20,6 +20,7 @@ using namespace bisup;
 struct DenseProblem {
   std::vector<float> w_floats;
   std::vector<std::uint16_t> w_bits;
+  std::vector<std::int8_t> w_codes;
   Matrix<float> x_store, y_store;
   DenseView w;
   MatrixRef<const float> x;
@@ -28,18 +29,23 @@ struct DenseProblem {
   DenseProblem(DType type, int tokens, int rows, int cols)
       : w_floats(static_cast<std::size_t>(rows * cols)),
         w_bits(w_floats.size()),
+        w_codes(w_floats.size()),
         x_store(tokens + 2, cols + 7),
         y_store(tokens + 2, rows + 5) {
     Random random(static_cast<std::uint64_t>(tokens * 7919 + rows * 31 + cols));
     for (std::size_t i = 0; i < w_floats.size(); ++i) {
       w_floats[i] = static_cast<float>(random.normal());
+      w_codes[i] = static_cast<std::int8_t>(random.bits());
       w_bits[i] = type == DType::f16 ? to_half(w_floats[i]).bits : to_bfloat16(w_floats[i]).bits;
     }
     for (float& v :
          std::span(x_store.data(), static_cast<std::size_t>(x_store.rows() * x_store.cols()))) {
       v = static_cast<float>(random.normal());
     }
-    w = {type == DType::f32 ? static_cast<const void*>(w_floats.data()) : w_bits.data(), type, rows,
+    w = {type == DType::f32  ? static_cast<const void*>(w_floats.data())
+         : type == DType::i8 ? static_cast<const void*>(w_codes.data())
+                             : w_bits.data(),
+         type, rows,
          cols};
     x = x_store.ref().rows(1, tokens).cols(3, cols);
     y = y_store.ref().rows(1, tokens).cols(2, rows);
@@ -90,7 +96,7 @@ void check_shape(DType type, Shape s) {
 }
 
 TEST_CASE("dense products of every target agree with the scalar specification") {
-  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::i8}) {
     for (const int tokens : {1, 2, 3, 5, 8, 9, 13, 25}) check_shape(type, {tokens, 37, 43});
     check_shape(type, {1, 1, 1});
     check_shape(type, {12, 1, 1});

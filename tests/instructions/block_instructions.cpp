@@ -63,11 +63,12 @@ void add_keepers(Block& block, const llama::Model& model, ThreadPool& pool) {
 
 // BiSup at run time: branches of the rank that half a bit a weight allows here.
 void add_branches(Block& block, const llama::Model&, ThreadPool& pool) {
-  constexpr int rank = 9;
+  constexpr int rank = 18;
   detail::RandomWeights random{2, pool};
   for (llama::AnyLinear* linear : linears_of(block)) {
-    linear->set_branch(
-        {.a = random.dense(rank, linear->in()), .b = random.dense(rank, linear->out())});
+    linear->set_branch(llama::stored_branch(llama::as_matrix(random.dense(rank, linear->in()).view),
+                                            llama::as_matrix(random.dense(rank, linear->out()).view),
+                                            DType::i8));
   }
 }
 

@@ -74,8 +74,8 @@ llama::Model with_everything() {
       l = llama::AnyLinear(quantize(gaussian(out, in - kept).ref(), l.packed()->format()).value(),
                            l.bias(),
                            quantize(gaussian(out, kept).ref(), int8_channel::value).value());
-      l.set_branch({quantize(gaussian(4, in).ref(), int8_channel::value).value(),
-                    llama::as_half(llama::dense_tensor(gaussian(4, out)))});
+      l.set_branch(llama::stored_branch(gaussian(4, in), gaussian(4, out),
+                                        kept < out ? DType::i8 : DType::f16));
       form.keepers = kept;
       form.multiplier.assign(static_cast<std::size_t>(in), 0.75f);
       form.order.clear();

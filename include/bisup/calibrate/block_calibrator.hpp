@@ -306,7 +306,8 @@ class BlockCalibrator {
       done.report.tuning_gain = phase.before > 0 ? phase.best / phase.before : 1;
     }
     FinishedBlock tuned = done;
-    if (auto taken = take_back(block, tuned.weights, tuned.kv); !taken) return taken;
+    if (auto taken = take_back(block, tuned.weights, tuned.kv, recipe_.tuning.branch_type); !taken)
+      return taken;
     // The base is a candidate to the end: what is stored may differ from what was tuned.
     const auto before = held_out_loss(done, streams), after = held_out_loss(tuned, streams);
     if (!before) return before.error();

@@ -101,7 +101,8 @@ struct BlockSizes {
       bytes += sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
     }
     const int rank = recipe.tuning.any() ? recipe.tuning.rank_of(cols, rows) : 0;
-    bytes += 2 * static_cast<std::size_t>(rank) * static_cast<std::size_t>(rows + cols);  // f16
+    bytes += static_cast<std::size_t>(
+        rank * llama::component_bits(cols, rows, recipe.tuning.branch_type) / 8);
     if (bias) bytes += sizeof(float) * static_cast<std::size_t>(rows);
   }
   bytes += sizeof(float) * static_cast<std::size_t>(2 * hidden + (c.qk_norm ? 2 * c.head_dim : 0));

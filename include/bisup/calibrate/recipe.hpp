@@ -116,7 +116,7 @@ inline constexpr Recipe quarot{.name = "quarot",
 [[nodiscard]] constexpr Recipe bisup(Recipe base, std::string_view name) {
   base.name = name;
   // Rank 32 is a quarter of a bit at 4096 x 4096 and 1.8 bits at 576 x 576: there less must do.
-  base.tuning = {.rank = 32, .branch_bits = 0.5, .block_steps = 24, .end_to_end_steps = 240};
+  base.tuning = {.rank = 32, .branch_bits = 0.5, .block_steps = 24, .end_to_end_steps = 360};
   return base;
 }
 // Round to nearest as far as it goes: what tuning alone is worth, without a transform or GPTQ.
@@ -153,7 +153,8 @@ inline constexpr std::array all = {rtn,
     rank.erase(rank.find_last_not_of('0') + 1);
     rank += " bits a weight at most";
   }
-  add(tuning.rank > 0, "branches of rank " + rank);
+  add(tuning.rank > 0,
+      "branches of rank " + rank + ", in " + (tuning.branch_type == DType::i8 ? "int8" : "f16"));
   add(tuning.clips, "clips"), add(tuning.scales, "scales of weights");
   add(tuning.norm_gains, "norm gains");
   return text.empty() ? "nothing" : text;

@@ -80,8 +80,8 @@ template <class T = float>
       };
     }
     if (const llama::Branch* branch = linear.branch()) {
-      s.linears[i].a = llama::as_matrix(branch->a, pool);
-      s.linears[i].b = transposed(llama::as_matrix(branch->b.view).ref());
+      s.linears[i].a = branch->a_values();
+      s.linears[i].b = transposed(branch->b_values().ref());
     }
   }
   for (std::size_t i = 0; i < s.inputs.size(); ++i)
@@ -116,11 +116,12 @@ void begin_with(tune::SimulatedCache<T>& cache, const PromptCache& prompt, int l
   copy(prompt.keys(layer), cache.prompt_keys), copy(prompt.values(layer), cache.prompt_values);
 }
 
-// Writes what was learned into the block: scales, branches in f16, clips, norms, the cache's clips.
+// Writes what was learned into the block: scales, branches in their type, clips, norms, the cache's
+// clips.
 // Errors: not_finite (a scale), out_of_memory.
 template <class T>
 [[nodiscard]] Result<void> take_back(const tune::SimulatedBlock<T>& tuned, Block& block,
-                                     std::vector<KvEntry>& kv) {
+                                     std::vector<KvEntry>& kv, DType branch_type) {
   for (std::size_t i = 0; i < tuned.linears.size(); ++i) {
     const tune::SimulatedLinear<T>& from = tuned.linears[i];
     llama::AnyLinear& linear = block.*llama::named_linears[i].linear;
@@ -138,8 +139,7 @@ template <class T>
     for (int r = 0; r < b.rows(); ++r) {
       for (float& v : b.row(r)) v *= from.kappa;
     }
-    linear.set_branch({llama::as_half(llama::dense_tensor(from.a.clone())),
-                       llama::as_half(llama::dense_tensor(std::move(b)))});
+    linear.set_branch(llama::stored_branch(from.a.clone(), std::move(b), branch_type));
   }
   for (std::size_t i = 0; i < tuned.inputs.size(); ++i) {
     auto& form = block.inputs.*llama::named_inputs[i].input;

@@ -92,8 +92,9 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
     const auto first = model.kv.table.begin() + static_cast<std::ptrdiff_t>(layer * heads);
     std::vector<KvEntry> kv;
     if (!model.kv.table.empty()) kv.assign(first, first + heads);
-    if (auto taken = take_back(blocks[static_cast<std::size_t>(layer)],
-                               model.blocks[static_cast<std::size_t>(layer)], kv);
+    if (auto taken =
+            take_back(blocks[static_cast<std::size_t>(layer)],
+                      model.blocks[static_cast<std::size_t>(layer)], kv, tuning.branch_type);
         !taken) {
       return taken.error();
     }

@@ -10,13 +10,17 @@
 #include <optional>
 #include <string_view>
 
+#include <bisup/core/dense.hpp>
+#include <bisup/llama/branch.hpp>
+
 namespace bisup {
 
 struct Tuning {
   int rank = 0;            // of the branches beside all seven linears; 0: none
   double branch_bits = 0;  // the most bits a weight that a branch may cost; 0: what its rank costs
-  int length = 512;        // first tokens of each crop that are tuned on
-  int block_steps = 0;     // for each block, one crop a step
+  DType branch_type = DType::i8;  // in which its factors are stored, or f16
+  int length = 512;               // first tokens of each crop that are tuned on
+  int block_steps = 0;            // for each block, one crop a step
   int end_to_end_steps = 0;
   // Learned, beside the branches: clips of activations and cache, scales of weights, norms.
   bool clips = true, scales = true, norm_gains = true;
@@ -28,9 +32,10 @@ struct Tuning {
 
   friend bool operator==(const Tuning&, const Tuning&) = default;
   [[nodiscard]] bool any() const { return block_steps > 0 || end_to_end_steps > 0; }
-  // Of the branch beside a linear: its factors are f16, [rank, in] and [out, rank].
+  // Of the branch beside a linear: its factors are [rank, in] and [rank, out].
   [[nodiscard]] int rank_of(int in, int out) const {
-    const double of_one = 16.0 * (in + out) / (static_cast<double>(in) * out);  // bits a weight
+    const double of_one =
+        llama::component_bits(in, out, branch_type) / (static_cast<double>(in) * out);
     const int most = std::min({rank, in, out});
     if (branch_bits <= 0 || most * of_one <= branch_bits) return most;
     return std::max(1, static_cast<int>(branch_bits / of_one));
@@ -46,7 +51,7 @@ struct Preset {
 inline constexpr std::array presets = {
     Preset{"demo", 16, 256, 6, 30},
     Preset{"fast", 48, 512, 12, 60},
-    Preset{"default", 96, 512, 24, 240},
+    Preset{"default", 128, 512, 24, 360},
     Preset{"thorough", 128, 2048, 240, 2000},
 };
 

@@ -2,28 +2,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // What is added after rounding? A branch of low rank beside the rounded weights,
-// y = x^ W^^T + (x A^T) B^T. Two starts, from the error of the weights or by regression on outputs,
-// and how the branch is stored.
+// y = x^ W^^T + (x A^T) B^T. Two starts, from the error of the weights or by regression on outputs;
+// llama/branch.hpp stores it.
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <bisup/core/contract.hpp>
-#include <bisup/core/float16.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/ops/cholesky.hpp>
 #include <bisup/ops/matrix_product.hpp>
 #include <bisup/ops/singular_vectors.hpp>
-#include <bisup/pack/packed_view.hpp>
-#include <bisup/quant/fake_quant.hpp>
 #include <bisup/quant/rounding.hpp>
 
 namespace bisup {
@@ -138,39 +134,6 @@ namespace detail {
   multiply(vectors.left.ref().rows(0, rank), whitened.ref(), p.ref(), Into::replace, pool);
   solve_lower_transposed(l.ref(), p.ref(), pool);
   return detail::balanced(vectors, std::move(p));
-}
-
-enum class LowRankStorage : std::uint8_t { f16, int8 };
-
-// int8: 8-bit codes with one scale for each row of A and of B, as packed weights have them.
-inline constexpr Format low_rank_int8{.bits = 8, .group = 0};
-
-// All that is stored, padding included.
-[[nodiscard]] inline std::size_t stored_bytes(const LowRank& branch, LowRankStorage storage) {
-  const int in = branch.a.cols(), out = branch.b.rows(), rank = branch.rank();
-  if (rank == 0) return 0;
-  if (storage == LowRankStorage::f16) {
-    return 2 * static_cast<std::size_t>(rank) * static_cast<std::size_t>(in + out);
-  }
-  return PackedShape{low_rank_int8, rank, in}.bytes() +
-         PackedShape{low_rank_int8, out, rank}.bytes();
-}
-
-// The branch as it reads back from storage, in place. Errors: not_finite, if it holds a number that
-// f16 cannot.
-[[nodiscard]] inline Result<void> round_as_stored(LowRank& branch, LowRankStorage storage,
-                                                  ThreadPool& pool) {
-  for (Matrix<float>* m : {&branch.a, &branch.b}) {
-    if (storage == LowRankStorage::int8) {
-      fake_quantize_rows(m->ref(), low_rank_int8, Nearest{}, pool);
-    } else {
-      for (int r = 0; r < m->rows(); ++r) {
-        for (float& v : m->row(r)) v = rounded_to(Scale::f16, v);
-      }
-    }
-    if (auto finite = detail::expect_finite(m->ref(), "a low-rank branch"); !finite) return finite;
-  }
-  return {};
 }
 
 }  // namespace bisup

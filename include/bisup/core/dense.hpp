@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // In what do unquantized weights come? f32, f16 or bf16, row-major; DenseView looks at them
-// wherever they lie (a mapped file, say) and kernels convert as they read.
+// wherever they lie (a mapped file, say) and kernels convert as they read. i8 are codes: the
+// numbers -128 to 127, whose scale is for their owner to apply (llama/branch.hpp).
 
 #include <cstddef>
 #include <cstdint>
@@ -12,13 +13,14 @@
 
 namespace bisup {
 
-enum class DType : std::uint8_t { f32, f16, bf16 };
+enum class DType : std::uint8_t { f32, f16, bf16, i8 };
 
 [[nodiscard]] constexpr int bytes_of(DType type) {
-  return type == DType::f32 ? 4 : 2;
+  return type == DType::f32 ? 4 : type == DType::i8 ? 1 : 2;
 }
 [[nodiscard]] constexpr const char* name(DType type) {
-  return type == DType::f32 ? "f32" : type == DType::f16 ? "f16" : "bf16";
+  constexpr const char* names[] = {"f32", "f16", "bf16", "i8"};
+  return names[static_cast<int>(type)];
 }
 
 struct DenseView {
@@ -36,6 +38,7 @@ struct DenseView {
     switch (type) {
       case DType::f16: return to_float(reinterpret_cast<const Half*>(at)[col]);
       case DType::bf16: return to_float(reinterpret_cast<const BFloat16*>(at)[col]);
+      case DType::i8: return static_cast<float>(reinterpret_cast<const std::int8_t*>(at)[col]);
       case DType::f32: break;
     }
     return reinterpret_cast<const float*>(at)[col];

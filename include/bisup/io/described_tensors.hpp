@@ -6,6 +6,7 @@
 // artefact_reader.hpp; single blocks of an unfinished calibration: block_files.hpp.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -153,13 +154,38 @@ class DescribedTensors {
     if (const auto rank = ranks().find(name); rank != ranks().end()) {
       if (!rank->is_number_integer() || *rank < 1 || *rank > std::min(rows, cols))
         return error(Errc::malformed, "gives " + in_quotes(name) + " an impossible rank");
-      auto a = weights(name + ".low_rank_a", rank->get<int>(), cols);
-      if (!a) return a.error();
-      auto b = dense(name + ".low_rank_b.weight", rank->get<int>(), rows);
-      if (!b) return b.error();
-      linear.set_branch({std::move(a).value(), std::move(b).value()});
+      auto read = branch(name, rank->get<int>(), rows, cols);
+      if (!read) return read.error();
+      linear.set_branch(std::move(read).value());
     }
     return linear;
+  }
+
+  // Of the linear `name`, in floats or in codes with their scales.
+  [[nodiscard]] Result<llama::Branch> branch(const std::string& name, int rank, int rows,
+                                             int cols) const {
+    const std::string scale = name + ".low_rank_scale";
+    const bool coded = file_->find(scale) != nullptr;
+    const auto factor = [&](const std::string& which, int size) -> Result<llama::DenseTensor> {
+      if (!coded) return dense(which, rank, size);
+      const auto found = tensor(which, ElementType::i8, {rank, size});
+      if (!found) return found.error();
+      return llama::DenseTensor{{found->bytes.data(), DType::i8, rank, size}, file_};
+    };
+    auto a = factor(name + ".low_rank_a.weight", cols);
+    if (!a) return a.error();
+    auto b = factor(name + ".low_rank_b.weight", rows);
+    if (!b) return b.error();
+    llama::Branch read{std::move(a).value(), std::move(b).value()};
+    if (coded) {
+      auto scales = vector(scale, rank);
+      if (!scales) return scales.error();
+      read.scale = std::move(scales).value();
+      for (const float s : read.scale) {
+        if (!std::isfinite(s)) return error(Errc::not_finite, "tensor " + in_quotes(scale));
+      }
+    }
+    return read;
   }
 
   // `name` is what its tensors are called, "model.layers.0.attention"; `size`: its channels.

@@ -21,9 +21,9 @@ namespace bisup::io {
 namespace detail {
 
 inline ElementType element_of(DType type) {
-  return type == DType::f32   ? ElementType::f32
-         : type == DType::f16 ? ElementType::f16
-                              : ElementType::bf16;
+  constexpr ElementType elements[] = {ElementType::f32, ElementType::f16, ElementType::bf16,
+                                      ElementType::i8};
+  return elements[static_cast<int>(type)];
 }
 
 // Collects tensors and their descriptions before anything is written. What it is given must live
@@ -61,8 +61,9 @@ class TensorDescriber {
     weights(name, linear.weights());
     if (linear.keepers() != nullptr) packed(name + ".keepers", linear.keepers()->panels());
     if (const llama::Branch* branch = linear.branch()) {
-      weights(name + ".low_rank_a", branch->a);
+      dense(name + ".low_rank_a.weight", branch->a.view);
       dense(name + ".low_rank_b.weight", branch->b.view);
+      vector(name + ".low_rank_scale", branch->scale);
       ranks_[name] = branch->rank();
     }
     vector(name + ".bias", linear.bias());

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 #include <bisup/core/float16.hpp>
 #include <bisup/kernel/dense_operand.hpp>
@@ -19,6 +20,7 @@ BISUP_SCALAR inline float element(const DenseOperand& m, std::ptrdiff_t line,
   switch (m.type) {
     case DType::f16: return to_float(static_cast<const Half*>(m.data)[at]);
     case DType::bf16: return to_float(static_cast<const BFloat16*>(m.data)[at]);
+    case DType::i8: return static_cast<float>(static_cast<const std::int8_t*>(m.data)[at]);
     case DType::f32: break;
   }
   return static_cast<const float*>(m.data)[at];

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -40,6 +41,7 @@ struct DenseTensor {
         case DType::f32: values(r, c) = reinterpret_cast<const float*>(row)[c]; break;
         case DType::f16: values(r, c) = to_float(reinterpret_cast<const Half*>(row)[c]); break;
         case DType::bf16: values(r, c) = to_float(reinterpret_cast<const BFloat16*>(row)[c]); break;
+        case DType::i8: values(r, c) = reinterpret_cast<const std::int8_t*>(row)[c]; break;
       }
     }
   }

@@ -17,10 +17,10 @@
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/llama/activation.hpp>
+#include <bisup/llama/branch.hpp>
 #include <bisup/llama/dense_tensor.hpp>
 #include <bisup/llama/weights.hpp>
 #include <bisup/ops/add.hpp>
-#include <bisup/ops/combine_rows.hpp>
 #include <bisup/ops/dequantize.hpp>
 #include <bisup/ops/gemm.hpp>
 #include <bisup/ops/gemm_dense.hpp>
@@ -79,22 +79,6 @@ struct PackedLinear {
   }
 };
 
-// What is added to a linear to make up for its rounding: y += (x a^T) b^T, x before it was rounded.
-// Both factors lie by rank, so that neither is read in short rows.
-struct Branch {
-  Weights a;      // [rank, in]
-  DenseTensor b;  // [rank, out], b^T in the formula
-
-  [[nodiscard]] int rank() const noexcept { return b.rows(); }
-  [[nodiscard]] std::size_t bytes() const { return llama::bytes(a) + b.view.bytes(); }
-  void apply(const Activation& x, MatrixRef<float> y, ThreadPool& pool) const {
-    static thread_local Matrix<float> inner;
-    inner.resize(y.rows(), rank());
-    multiply(a, x.exact(), inner.ref(), pool);  // [tokens, rank]
-    combine_rows(b.view, std::as_const(inner).ref(), y, pool);
-  }
-};
-
 // The run-time form, which the model is made of: weights, of which the last input channels may be
 // keepers, stored apart in 8 bits; a bias; a low-rank branch.
 class AnyLinear {
@@ -118,7 +102,7 @@ class AnyLinear {
       multiply(weights_, x.values().cols(0, body), y, pool);
       if (keepers_) add_keepers(x.values().cols(body, keepers_->cols()), y, pool);
     }
-    if (branch_) branch_->apply(x, y, pool);
+    if (branch_) branch_->apply(x.exact(), y, pool);
     add_bias(bias_, y);
   }
   // The same codes with other scales.
@@ -128,8 +112,7 @@ class AnyLinear {
     weights_ = std::move(weights);
   }
   void set_branch(Branch branch) {
-    BISUP_EXPECTS(cols(branch.a) == in() && branch.b.cols() == out() &&
-                  rows(branch.a) == branch.rank());
+    BISUP_EXPECTS(branch.consistent() && branch.in() == in() && branch.out() == out());
     branch_ = std::make_shared<const Branch>(std::move(branch));
   }
 

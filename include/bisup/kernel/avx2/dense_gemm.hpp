@@ -129,6 +129,7 @@ BISUP_OPTIMIZED inline void dense_pack(const DenseOperand& from, int first, int 
     case DType::f32: return pack_rows<DType::f32>(from, first, lines, first_k, count, width, out);
     case DType::f16: return pack_rows<DType::f16>(from, first, lines, first_k, count, width, out);
     case DType::bf16: return pack_rows<DType::bf16>(from, first, lines, first_k, count, width, out);
+    case DType::i8: return pack_rows<DType::i8>(from, first, lines, first_k, count, width, out);
   }
 }
 

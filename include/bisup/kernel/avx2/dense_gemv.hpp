@@ -141,6 +141,8 @@ BISUP_OPTIMIZED inline void dense_gemv(const DenseOperand& w, int first_row, int
       return gemv_of<DType::f16>(w, first_row, rows, count, x, x_stride, tokens, y, y_stride);
     case DType::bf16:
       return gemv_of<DType::bf16>(w, first_row, rows, count, x, x_stride, tokens, y, y_stride);
+    case DType::i8:
+      return gemv_of<DType::i8>(w, first_row, rows, count, x, x_stride, tokens, y, y_stride);
   }
 }
 

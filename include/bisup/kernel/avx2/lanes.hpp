@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include <bisup/core/dense.hpp>
 #include <bisup/kernel/target.hpp>
@@ -29,6 +30,11 @@ BISUP_ALWAYS_INLINE __m256 load_floats(const void* data, std::ptrdiff_t at, int 
   if constexpr (Type == DType::f32) {
     const float* from = static_cast<const float*>(data) + at;
     return count >= 8 ? _mm256_loadu_ps(from) : _mm256_maskload_ps(from, first_lanes(count));
+  } else if constexpr (Type == DType::i8) {
+    const std::int8_t* from = static_cast<const std::int8_t*>(data) + at;
+    std::int64_t codes = 0;
+    std::memcpy(&codes, from, static_cast<std::size_t>(count >= 8 ? 8 : count));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(codes)));
   } else {
     const std::uint16_t* from = static_cast<const std::uint16_t*>(data) + at;
     __m128i bits;

@@ -3,7 +3,7 @@
 #pragma once
 // How does AVX-512 add combinations of few rows, the second factor of a low-rank branch? Four
 // tokens by 32 columns of y stay in registers while the rows pass.
-// Limit: two multiply-adds a cycle; for one token, the conversions from half precision.
+// Limit: two multiply-adds a cycle; for one token, the conversions to floats.
 // Registers: 8 sums, 2 of rows, 1 broadcast.
 // Lost: dot products of the factor stored the other way round, whose sums over lanes cost more
 // than all else: a branch of rank 9 took 46 % of the instructions of a decoding step (AVX2).
@@ -82,6 +82,8 @@ BISUP_OPTIMIZED inline void dense_combine(const DenseOperand& rows, int count, i
       return combine_of<DType::f16>(rows, count, first, cols, x, x_stride, tokens, y, y_stride);
     case DType::bf16:
       return combine_of<DType::bf16>(rows, count, first, cols, x, x_stride, tokens, y, y_stride);
+    case DType::i8:
+      return combine_of<DType::i8>(rows, count, first, cols, x, x_stride, tokens, y, y_stride);
   }
 }
 

@@ -30,6 +30,9 @@ BISUP_ALWAYS_INLINE __m512
     load_floats(const void* data, std::ptrdiff_t at, __mmask16 mask) noexcept {
   if constexpr (Type == DType::f32) {
     return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(data) + at);
+  } else if constexpr (Type == DType::i8) {
+    const __m128i codes = _mm_maskz_loadu_epi8(mask, static_cast<const std::int8_t*>(data) + at);
+    return _mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, codes));
   } else {
     const __m256i bits =
         _mm256_maskz_loadu_epi16(mask, static_cast<const std::uint16_t*>(data) + at);

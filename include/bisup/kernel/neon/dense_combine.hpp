@@ -67,6 +67,8 @@ BISUP_OPTIMIZED inline void dense_combine(const DenseOperand& rows, int count, i
       return combine_of<DType::f16>(rows, count, first, cols, x, x_stride, tokens, y, y_stride);
     case DType::bf16:
       return combine_of<DType::bf16>(rows, count, first, cols, x, x_stride, tokens, y, y_stride);
+    case DType::i8:
+      return combine_of<DType::i8>(rows, count, first, cols, x, x_stride, tokens, y, y_stride);
   }
 }
 

@@ -186,6 +186,12 @@ BISUP_ALWAYS_INLINE Floats load_floats(const void* data, std::ptrdiff_t at, int 
     float padded[8] = {};
     for (int i = 0; i < count; ++i) padded[i] = from[i];
     return load(padded);
+  } else if constexpr (Type == DType::i8) {
+    const std::int8_t* from = static_cast<const std::int8_t*>(data) + at;
+    std::int8_t codes[8] = {};
+    std::memcpy(codes, from, static_cast<std::size_t>(count >= 8 ? 8 : count));
+    const int16x8_t words = vmovl_s8(vld1_s8(codes));
+    return to_floats(Ints{vmovl_s16(vget_low_s16(words)), vmovl_s16(vget_high_s16(words))});
   } else {
     const std::uint16_t* from = static_cast<const std::uint16_t*>(data) + at;
     if (count >= 8) return widen_halves<Type>(vld1q_u16(from));
