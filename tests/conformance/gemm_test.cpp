@@ -113,6 +113,18 @@ TEST_CASE("a packed product agrees with scalar in every format and shape") {
   }
 }
 
+TEST_CASE("a packed product of many tokens agrees with scalar too") {
+  // Panels may be unpacked a part of the columns at a time: of 600 the second part is a short one.
+  for (const int bits : widths) {
+    for (const Zero zero : {Zero::symmetric, Zero::affine}) {
+      check({bits, 32, zero}, 33, 600, 70, true);
+      check({bits, 128, zero, Scale::bf16}, 50, 1060, 65, false);
+    }
+  }
+  check({.bits = 4, .group = 64}, 20, 520, 200, true);  // more tokens than are multiplied at once
+  check({.bits = 3, .group = 192}, 20, 1000, 64, true);
+}
+
 TEST_CASE("the integers of a packed product are exact") {
   // With scales of one and a group whose dot stays below 2^24, y is the integer itself.
   for (const int bits : widths) {

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include <bisup/core/matrix.hpp>
 #include <bisup/kernel/avx512/unpack.hpp>
@@ -36,72 +37,71 @@ BISUP_ALWAYS_INLINE
   }
 }
 
-// Tokens tokens by 16 Panels rows, all columns.
-// Limited by: the multiply ports; one vpdpbusd of 64 products per 1 (or 0.5) clocks.
+// Where the codes of Panels panels lie, from some group on, and what they are scaled by.
+template <int Panels>
+struct PanelCodes {
+  const std::uint8_t* tiles[Panels];
+  std::size_t scale_at[Panels];  // in scales and zeros
+  const void* scales;
+  Scale scale_type;
+  const std::uint8_t* zeros;
+};
+
+// Tokens tokens by 16 Panels rows: adds groups [first_group, last_group) to sum, which is in units
+// of a token's scale if that is the same for all groups. Codes of ZeroBits bits lie in Bits.
+// Limited by: the multiply ports; one vpdpbusd of 64 products per 1 (or 0.5) clocks. Where all
+// 512-bit instructions share those ports (Intel), a group of 32 codes in 6 x 2 tiles takes 96
+// vpdpbusd beside 24 to scale: 0.80 of the peak, of 128 codes 0.94. Unpacking 4 bits in the loop is
+// 24 more of every 96: 0.66 and 0.75.
 // Registers: Tokens * Panels integer sums, as many float sums, Panels codes, 1 broadcast, masks.
 // Not tried: activations packed by token tile (it costs a pass).
-template <int Bits, bool Affine, int Tokens, int Panels>
+template <int Bits, int ZeroBits, bool Affine, int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
-void gemm_tile(const PackedPanels& w, const ActivationView& x, float* y, std::ptrdiff_t y_stride,
-               int panel, int last_panel, int token, bool add) noexcept {
+BISUP_ALWAYS_INLINE
+    void add_groups(PanelCodes<Panels> w, const ActivationView& x, int token, int group_tiles,
+                    int first_group, int last_group, __m512 (&sum)[Panels][Tokens]) noexcept {
   constexpr int tile_size = Bits * panel16::vector_bytes;
-  const int tiles_a_row = x.padded_cols / panel16::tile_codes, groups = x.groups;
-  const int group_tiles =
-      w.shape.format.group == 0 ? tiles_a_row : w.shape.format.group / panel16::tile_codes;
-  const Scale scale_type = w.shape.format.scale;
   const bool token_scales = x.scale_groups == 1;
-
-  const std::uint8_t* tiles[Panels];
-  std::size_t scale_at[Panels];
-  __m512 sum[Panels][Tokens];
-#pragma GCC unroll 8
-  for (int p = 0; p < Panels; ++p) {
-    // A panel beyond the last is computed as the last and not stored.
-    const auto index =
-        static_cast<std::size_t>(panel + p < last_panel ? panel + p : last_panel - 1);
-    tiles[p] = w.codes + index * static_cast<std::size_t>(tiles_a_row) * tile_size;
-    scale_at[p] = index * static_cast<std::size_t>(groups) * panel16::tile_rows;
-#pragma GCC unroll 8
-    for (int t = 0; t < Tokens; ++t) sum[p][t] = _mm512_setzero_ps();
-  }
+  const int groups = x.groups, first_tile = first_group * group_tiles;
   const std::ptrdiff_t stride = x.padded_cols;
-  const std::int8_t* a = x.codes + token * stride;
+  const std::int8_t* a = x.codes + token * stride + first_tile * panel16::tile_codes;
   const std::int32_t* sums = x.sums + static_cast<std::ptrdiff_t>(token) * groups;
   const float* scales = x.scales + static_cast<std::ptrdiff_t>(token) * x.scale_groups;
 
-  for (int g = 0, left = tiles_a_row; g < groups; ++g, left -= group_tiles) {
+  int left = x.padded_cols / panel16::tile_codes - first_tile;
+  for (int g = first_group; g < last_group; ++g, left -= group_tiles) {
     __m512i dot[Panels][Tokens];
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
       [[maybe_unused]] __m512i zero;
-      if constexpr (Affine) zero = load_zeros(w.zeros + scale_at[p]);
+      if constexpr (Affine) zero = load_zeros(w.zeros + w.scale_at[p]);
 #pragma GCC unroll 8
       for (int t = 0; t < Tokens; ++t) {
         const std::int32_t negative = -sums[t * groups + g];
         if constexpr (Affine) {
           dot[p][t] = _mm512_mullo_epi32(zero, _mm512_set1_epi32(negative));
         } else {
-          dot[p][t] = _mm512_set1_epi32(negative * (1 << (Bits - 1)));
+          dot[p][t] = _mm512_set1_epi32(negative * (1 << (ZeroBits - 1)));
         }
       }
     }
     for (int i = left < group_tiles ? left : group_tiles; i > 0; --i) {
-      multiply_step<Bits, 0>(tiles, a, stride, dot);
-      multiply_step<Bits, 1>(tiles, a, stride, dot);
-      multiply_step<Bits, 2>(tiles, a, stride, dot);
-      multiply_step<Bits, 3>(tiles, a, stride, dot);
-      multiply_step<Bits, 4>(tiles, a, stride, dot);
-      multiply_step<Bits, 5>(tiles, a, stride, dot);
-      multiply_step<Bits, 6>(tiles, a, stride, dot);
-      multiply_step<Bits, 7>(tiles, a, stride, dot);
+      multiply_step<Bits, 0>(w.tiles, a, stride, dot);
+      multiply_step<Bits, 1>(w.tiles, a, stride, dot);
+      multiply_step<Bits, 2>(w.tiles, a, stride, dot);
+      multiply_step<Bits, 3>(w.tiles, a, stride, dot);
+      multiply_step<Bits, 4>(w.tiles, a, stride, dot);
+      multiply_step<Bits, 5>(w.tiles, a, stride, dot);
+      multiply_step<Bits, 6>(w.tiles, a, stride, dot);
+      multiply_step<Bits, 7>(w.tiles, a, stride, dot);
       a += panel16::tile_codes;
 #pragma GCC unroll 8
-      for (int p = 0; p < Panels; ++p) tiles[p] += tile_size;
+      for (int p = 0; p < Panels; ++p) w.tiles[p] += tile_size;
     }
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
-      const __m512 scale = load_scales(w.scales, scale_type, scale_at[p]);
-      scale_at[p] += panel16::tile_rows;
+      const __m512 scale = load_scales(w.scales, w.scale_type, w.scale_at[p]);
+      w.scale_at[p] += panel16::tile_rows;
       if (token_scales) {
 #pragma GCC unroll 8
         for (int t = 0; t < Tokens; ++t) {
@@ -116,47 +116,183 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, float* y, std::pt
       }
     }
   }
+}
+
+// Writes sums to y, or adds them; panels from last_panel on do not exist.
+template <int Tokens, int Panels>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE
+    void store_sums(const ActivationView& x, MatrixRef<float> y, int rows, int panel,
+                    int last_panel, int token, bool add, __m512 (&sum)[Panels][Tokens]) noexcept {
+  const bool token_scales = x.scale_groups == 1;
+  const float* scales = x.scales + static_cast<std::ptrdiff_t>(token) * x.scale_groups;
 #pragma GCC unroll 8
   for (int p = 0; p < Panels; ++p) {
     const int row = (panel + p) * panel16::tile_rows;
-    const int rows = panel + p < last_panel ? w.shape.rows - row : 0;
-    const auto mask = static_cast<__mmask16>(row_mask(rows));
+    const auto mask = static_cast<__mmask16>(row_mask(panel + p < last_panel ? rows - row : 0));
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t) {
       if (token_scales) sum[p][t] = _mm512_mul_ps(sum[p][t], _mm512_set1_ps(scales[t]));
-      float* const at = y + (token + t) * y_stride + row;
+      float* const at = y.data() + (token + t) * y.stride() + row;
       if (add) sum[p][t] = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sum[p][t]);
       _mm512_mask_storeu_ps(at, mask, sum[p][t]);
     }
   }
 }
 
+// Tokens tokens by 16 Panels rows, all columns, unpacked on the way.
+template <int Bits, bool Affine, int Tokens, int Panels>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, int panel,
+               int last_panel, int token, bool add) noexcept {
+  const int row_tiles = x.padded_cols / panel16::tile_codes;
+  const int group = w.shape.format.group;
+  PanelCodes<Panels> codes{{}, {}, w.scales, w.shape.format.scale, w.zeros};
+  __m512 sum[Panels][Tokens];
+#pragma GCC unroll 8
+  for (int p = 0; p < Panels; ++p) {
+    // A panel beyond the last is computed as the last and not stored.
+    const auto index =
+        static_cast<std::size_t>(panel + p < last_panel ? panel + p : last_panel - 1);
+    codes.tiles[p] =
+        w.codes + index * static_cast<std::size_t>(row_tiles) * (Bits * panel16::vector_bytes);
+    codes.scale_at[p] = index * static_cast<std::size_t>(x.groups) * panel16::tile_rows;
+#pragma GCC unroll 8
+    for (int t = 0; t < Tokens; ++t) sum[p][t] = _mm512_setzero_ps();
+  }
+  add_groups<Bits, Bits, Affine>(
+      codes, x, token, group == 0 ? row_tiles : group / panel16::tile_codes, 0, x.groups, sum);
+  store_sums(x, y, w.shape.rows, panel, last_panel, token, add, sum);
+}
+
 // Tokens are cut into tiles of nearly equal height, 6 at most, so that 7 tokens are 4 + 3, not 6 +
-// 1; fewer tokens take more panels at once. A token's result does not depend on the tile it is in.
+// 1. Calls visit.template operator()<Tokens>(token).
+template <class Visit>
+BISUP_ALWAYS_INLINE void each_tile(int first_token, int last_token, Visit visit) noexcept {
+  const int heights = (last_token - first_token + 5) / 6;
+  for (int i = 0, token = first_token; i < heights; ++i) {
+    const int height = (last_token - token + heights - i - 1) / (heights - i);
+    switch (height) {
+      case 1: visit.template operator()<1>(token); break;
+      case 2: visit.template operator()<2>(token); break;
+      case 3: visit.template operator()<3>(token); break;
+      case 4: visit.template operator()<4>(token); break;
+      case 5: visit.template operator()<5>(token); break;
+      default: visit.template operator()<6>(token); break;
+    }
+    token += height;
+  }
+}
+
+// Two panels of some groups, unpacked for many tokens, and the sums of these so far.
+struct alignas(64) UnpackedPanels {
+  static constexpr int panels = 2, block_codes = 512, most_tokens = 192;
+  std::uint8_t codes[panels][block_codes * panel16::tile_rows];
+  static constexpr int parameters = block_codes / panel16::tile_codes * panel16::tile_rows;
+  float scales[panels][parameters];
+  std::uint8_t zeros[panels][parameters];
+  float sums[panels][most_tokens][panel16::tile_rows];
+};
+
+// Steps [Step, 8) of a tile, a byte a code.
+template <int Bits, int Step>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE void unpack_steps(const std::uint8_t* tile, std::uint8_t* to) noexcept {
+  if constexpr (Step < panel16::steps) {
+    _mm512_store_si512(to + Step * panel16::vector_bytes, unpack<Bits, Step>(tile));
+    unpack_steps<Bits, Step + 1>(tile, to);
+  }
+}
+
+// One tile of tokens by what is unpacked, groups [first, last).
+template <int ZeroBits, bool Affine, int Tokens>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+void unpacked_tile(UnpackedPanels& block, const PackedPanels& w, const ActivationView& x,
+                   MatrixRef<float> y, int panel, int last_panel, int first, int last, int token,
+                   int slot, bool add) noexcept {
+  constexpr int panels = UnpackedPanels::panels;
+  PanelCodes<panels> codes{{block.codes[0], block.codes[1]},
+                           {0, UnpackedPanels::parameters},
+                           block.scales,
+                           Scale::f32,
+                           block.zeros[0]};
+  __m512 sum[panels][Tokens];
+#pragma GCC unroll 2
+  for (int p = 0; p < panels; ++p) {
+#pragma GCC unroll 8
+    for (int t = 0; t < Tokens; ++t)
+      sum[p][t] = first == 0 ? _mm512_setzero_ps() : _mm512_load_ps(block.sums[p][slot + t]);
+  }
+  add_groups<8, ZeroBits, Affine>(codes, x, token, w.shape.format.group / panel16::tile_codes,
+                                  first, last, sum);
+  if (last == x.groups) return store_sums(x, y, w.shape.rows, panel, last_panel, token, add, sum);
+#pragma GCC unroll 2
+  for (int p = 0; p < panels; ++p) {
+#pragma GCC unroll 8
+    for (int t = 0; t < Tokens; ++t) _mm512_store_ps(block.sums[p][slot + t], sum[p][t]);
+  }
+}
+
+// Two panels by many tokens: a block of groups is unpacked once and stays in the first cache while
+// all tokens pass. Every sum adds its groups in order, so that nothing shows in the result.
+template <int Bits, bool Affine>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+void unpacked_panels(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, int panel,
+                     int last_panel, int first_token, int last_token, bool add) noexcept {
+  UnpackedPanels block;
+  const int group_tiles = w.shape.format.group / panel16::tile_codes;
+  const int row_tiles = x.padded_cols / panel16::tile_codes;
+  const int step = UnpackedPanels::block_codes / w.shape.format.group;
+  for (int first = 0; first < x.groups; first += step) {
+    const int last = first + step < x.groups ? first + step : x.groups;
+    const int first_tile = first * group_tiles;
+    const int tiles = (last < x.groups ? last * group_tiles : row_tiles) - first_tile;
+    for (int p = 0; p < UnpackedPanels::panels; ++p) {
+      const std::ptrdiff_t index = panel + p < last_panel ? panel + p : last_panel - 1;
+      const std::uint8_t* tile =
+          w.codes + (index * row_tiles + first_tile) * (Bits * panel16::vector_bytes);
+      for (int i = 0; i < tiles; ++i)
+        unpack_steps<Bits, 0>(tile + static_cast<std::ptrdiff_t>(i) * Bits * panel16::vector_bytes,
+                              block.codes[p] + i * 8 * panel16::vector_bytes);
+      for (int g = first; g < last; ++g) {
+        const auto at = static_cast<std::size_t>((index * x.groups + g) * panel16::tile_rows);
+        const int to = (g - first) * panel16::tile_rows;
+        _mm512_store_ps(block.scales[p] + to, load_scales(w.scales, w.shape.format.scale, at));
+        if constexpr (Affine) std::memcpy(block.zeros[p] + to, w.zeros + at, panel16::tile_rows);
+      }
+    }
+    each_tile(first_token, last_token, [&]<int Tokens>(int token) {
+      unpacked_tile<Bits, Affine, Tokens>(block, w, x, y, panel, last_panel, first, last, token,
+                                          token - first_token, add);
+    });
+  }
+}
+
+// Fewer tokens take more panels at once. A token's result does not depend on the tile it is in.
 template <int Bits, bool Affine>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
           GemmRange range) noexcept {
-  constexpr int highest = 6;
-  float* const out = y.data();
-  const std::ptrdiff_t stride = y.stride();
+  constexpr int many = 64;  // tokens; below, 4 bits lose by it
   const int last = range.last_panel, tokens = range.last_token - range.first_token;
-  const int heights = (tokens + highest - 1) / highest;
   const int step = tokens <= 2 ? 4 : 2;  // panels
+  const int group = w.shape.format.group;
   const bool add = range.into == Into::add;
+  const bool unpacks =
+      Bits < 8 && tokens >= many && group > 0 && group <= UnpackedPanels::block_codes;
   for (int p = range.first_panel; p < last; p += step) {
-    for (int i = 0, token = range.first_token; i < heights; ++i) {
-      const int height = (range.last_token - token + heights - i - 1) / (heights - i);
-      switch (height) {
-        case 1: gemm_tile<Bits, Affine, 1, 4>(w, x, out, stride, p, last, token, add); break;
-        case 2: gemm_tile<Bits, Affine, 2, 4>(w, x, out, stride, p, last, token, add); break;
-        case 3: gemm_tile<Bits, Affine, 3, 2>(w, x, out, stride, p, last, token, add); break;
-        case 4: gemm_tile<Bits, Affine, 4, 2>(w, x, out, stride, p, last, token, add); break;
-        case 5: gemm_tile<Bits, Affine, 5, 2>(w, x, out, stride, p, last, token, add); break;
-        default: gemm_tile<Bits, Affine, 6, 2>(w, x, out, stride, p, last, token, add); break;
+    if constexpr (Bits < 8) {
+      constexpr int most = UnpackedPanels::most_tokens;
+      for (int t = range.first_token; unpacks && t < range.last_token; t += most) {
+        const int end = range.last_token - t < most ? range.last_token : t + most;
+        unpacked_panels<Bits, Affine>(w, x, y, p, last, t, end, add);
       }
-      token += height;
+      if (unpacks) continue;
     }
+    each_tile(range.first_token, range.last_token, [&]<int Tokens>(int token) {
+      constexpr int panels = Tokens <= 2 ? 4 : 2;
+      gemm_tile<Bits, Affine, Tokens, panels>(w, x, y, p, last, token, add);
+    });
   }
 }
 
