@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #include <bisup/core/dense.hpp>
+#include <bisup/core/platform.hpp>
 
 namespace bisup {
 
@@ -25,13 +26,26 @@ struct DenseOperand {
 using DensePackFn = void (*)(const DenseOperand& from, int first, int lines, int first_k, int count,
                              int width, float* out) noexcept;
 
+// Memory that is read after this: multiplying leaves the way to it idle.
+struct Ahead {
+  const char* from = nullptr;
+  std::ptrdiff_t bytes = 0;
+
+  // Asks for the next line, if one is left.
+  BISUP_ALWAYS_INLINE void fetch() noexcept {
+    if (bytes <= 0) return;
+    __builtin_prefetch(from, 0, 2);
+    from += 64, bytes -= 64;
+  }
+};
+
 // y[t, r] = (accumulate ? y[t, r] : 0) + sum over k of x[k, t] w[k, r], one chain of fused
 // multiply-adds in the order of k, so that blocks of k and the shapes of tiles leave no trace in
 // the result. x is [count, width], w is [count, panel_rows]; only the first `tokens` x `rows` of y
-// are touched.
+// are touched. Lines of `ahead` are asked for one by one: all at once they wait for each other.
 using DenseTileFn = void (*)(const float* x, int width, const float* w, int count, float* y,
-                             std::ptrdiff_t y_stride, int tokens, int rows,
-                             bool accumulate) noexcept;
+                             std::ptrdiff_t y_stride, int tokens, int rows, bool accumulate,
+                             Ahead ahead) noexcept;
 
 struct DenseGemmKernel {
   int tile_tokens;  // width of a packed tile of x; the last one may be narrower by multiples of

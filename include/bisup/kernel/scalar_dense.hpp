@@ -37,8 +37,8 @@ BISUP_SCALAR inline void dense_pack(const DenseOperand& from, int first, int lin
 inline constexpr int dense_panel_rows = 8;
 
 BISUP_SCALAR inline void dense_tile(const float* x, int width, const float* w, int count, float* y,
-                                    std::ptrdiff_t y_stride, int tokens, int rows,
-                                    bool accumulate) noexcept {
+                                    std::ptrdiff_t y_stride, int tokens, int rows, bool accumulate,
+                                    Ahead) noexcept {
   for (int t = 0; t < tokens; ++t) {
     for (int r = 0; r < rows; ++r) {
       float sum = accumulate ? y[t * y_stride + r] : 0;

@@ -137,7 +137,7 @@ template <int Tokens>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int count, float* y,
                                           std::ptrdiff_t y_stride, int tokens, int rows,
-                                          bool accumulate) noexcept {
+                                          bool accumulate, Ahead ahead) noexcept {
   __m256 sum[Tokens][2];
 #pragma GCC unroll 6
   for (int t = 0; t < Tokens; ++t) {
@@ -148,6 +148,7 @@ BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int co
   }
 #pragma GCC unroll 4
   for (int k = 0; k < count; ++k, x += Tokens, w += dense_panel_rows) {
+    if (k % 4 == 0) ahead.fetch();
     const __m256 w0 = _mm256_load_ps(w), w1 = _mm256_load_ps(w + 8);
 #pragma GCC unroll 6
     for (int t = 0; t < Tokens; ++t) {
@@ -168,11 +169,11 @@ BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int co
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED inline void dense_tile(const float* x, int width, const float* w, int count,
                                        float* y, std::ptrdiff_t y_stride, int tokens, int rows,
-                                       bool accumulate) noexcept {
+                                       bool accumulate, Ahead ahead) noexcept {
   switch (width) {
-    case 6: return multiply_tile<6>(x, w, count, y, y_stride, tokens, rows, accumulate);
-    case 4: return multiply_tile<4>(x, w, count, y, y_stride, tokens, rows, accumulate);
-    default: return multiply_tile<2>(x, w, count, y, y_stride, tokens, rows, accumulate);
+    case 6: return multiply_tile<6>(x, w, count, y, y_stride, tokens, rows, accumulate, ahead);
+    case 4: return multiply_tile<4>(x, w, count, y, y_stride, tokens, rows, accumulate, ahead);
+    default: return multiply_tile<2>(x, w, count, y, y_stride, tokens, rows, accumulate, ahead);
   }
 }
 

@@ -112,7 +112,7 @@ template <int Tokens>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int count, float* y,
                                           std::ptrdiff_t y_stride, int tokens, int rows,
-                                          bool accumulate) noexcept {
+                                          bool accumulate, Ahead ahead) noexcept {
   const __mmask16 low = first_lanes(rows), high = first_lanes(rows - 16);
   __m512 sum[Tokens][2];
 #pragma GCC unroll 16
@@ -124,6 +124,7 @@ BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int co
         _mm512_maskz_loadu_ps(read ? high : static_cast<__mmask16>(0), at + (high ? 16 : 0));
   }
   for (int k = 0; k < count; ++k, x += Tokens, w += dense_panel_rows) {
+    if (k % 2 == 0) ahead.fetch();
     const __m512 w0 = _mm512_load_ps(w), w1 = _mm512_load_ps(w + 16);
 #pragma GCC unroll 16
     for (int t = 0; t < Tokens; ++t) {
@@ -144,11 +145,11 @@ BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int co
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_OPTIMIZED inline void dense_tile(const float* x, int width, const float* w, int count,
                                        float* y, std::ptrdiff_t y_stride, int tokens, int rows,
-                                       bool accumulate) noexcept {
+                                       bool accumulate, Ahead ahead) noexcept {
   switch (width) {
-    case 12: return multiply_tile<12>(x, w, count, y, y_stride, tokens, rows, accumulate);
-    case 8: return multiply_tile<8>(x, w, count, y, y_stride, tokens, rows, accumulate);
-    default: return multiply_tile<4>(x, w, count, y, y_stride, tokens, rows, accumulate);
+    case 12: return multiply_tile<12>(x, w, count, y, y_stride, tokens, rows, accumulate, ahead);
+    case 8: return multiply_tile<8>(x, w, count, y, y_stride, tokens, rows, accumulate, ahead);
+    default: return multiply_tile<4>(x, w, count, y, y_stride, tokens, rows, accumulate, ahead);
   }
 }
 

@@ -105,7 +105,7 @@ template <int Tokens>
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int count, float* y,
                                           std::ptrdiff_t y_stride, int tokens, int rows,
-                                          bool accumulate) noexcept {
+                                          bool accumulate, Ahead ahead) noexcept {
   Floats sum[Tokens][2];
 #pragma GCC unroll 6
   for (int t = 0; t < Tokens; ++t) {
@@ -116,6 +116,7 @@ BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int co
   }
 #pragma GCC unroll 4
   for (int k = 0; k < count; ++k, x += Tokens, w += dense_panel_rows) {
+    if (k % 4 == 0) ahead.fetch();
     const Floats w0 = load(w), w1 = load(w + 8);
 #pragma GCC unroll 6
     for (int t = 0; t < Tokens; ++t) {
@@ -136,11 +137,11 @@ BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int co
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_OPTIMIZED inline void dense_tile(const float* x, int width, const float* w, int count,
                                        float* y, std::ptrdiff_t y_stride, int tokens, int rows,
-                                       bool accumulate) noexcept {
+                                       bool accumulate, Ahead ahead) noexcept {
   switch (width) {
-    case 6: return multiply_tile<6>(x, w, count, y, y_stride, tokens, rows, accumulate);
-    case 4: return multiply_tile<4>(x, w, count, y, y_stride, tokens, rows, accumulate);
-    default: return multiply_tile<2>(x, w, count, y, y_stride, tokens, rows, accumulate);
+    case 6: return multiply_tile<6>(x, w, count, y, y_stride, tokens, rows, accumulate, ahead);
+    case 4: return multiply_tile<4>(x, w, count, y, y_stride, tokens, rows, accumulate, ahead);
+    default: return multiply_tile<2>(x, w, count, y, y_stride, tokens, rows, accumulate, ahead);
   }
 }
 
