@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast is bisup beside llama.cpp? Runs both in turns on this machine and writes docs/performance.md and
-docs/performance.svg; bash bench/peers/run.sh gets the peer first.
+"""How fast is bisup beside its peers? Runs both in turns on this machine and writes docs/performance.md and
+docs/performance.svg; bash bench/peers/run.sh gets the peers first.
 
     python bench/peers/speed.py --llama FOLDER --model SmolLM2-135M-Instruct.Q4_1.gguf [--rounds 3] [--only NAMES]
 
@@ -28,13 +28,14 @@ PROMPT, GENERATED = 512, 32
 
 
 class Pair:
-    """One of our runs beside one of the peer's. kind: prefill or decode."""
+    """One of our runs beside one of a peer's. kind: prefill, decode or product."""
 
-    def __init__(self, model, kind, depth, scheme, ours, file, peer, threads, target):
-        self.model, self.kind, self.depth, self.threads, self.target = model, kind, depth, threads, target
-        self.scheme, self.ours, self.file, self.peer = scheme, ours, file, peer
-        self.name = " ".join([model, kind] + ([f"at {depth}"] if depth else []) +
-                             [scheme + cache_of(ours), "/", file + cache_of(peer), f"{threads}T"])
+    def __init__(self, peer, model, kind, depth, scheme, ours, file, theirs, threads, target):
+        self.peer, self.model, self.kind, self.depth, self.threads = peer, model, kind, depth, threads
+        self.scheme, self.ours, self.file, self.theirs, self.target = scheme, ours, file, theirs, target
+        self.work = " ".join([model, kind] + ([f"at {depth}"] if depth else []) +
+                             [scheme + cache_of(ours), "/", file + cache_of(theirs)])
+        self.name = f"{self.work} {threads}T"
 
     def sizes(self):
         return (PROMPT, 0) if self.kind == "prefill" else (0, GENERATED)
@@ -51,21 +52,33 @@ def cache_of(options):
 def pairs():
     made = []
     cache = lambda kind: ["-ctk", kind, "-ctv", kind, "-fa", "1"]
+    llama = lambda *what: made.append(Pair("llama.cpp", *what))
     for threads in (1, 2):
-        made += [
-            Pair(SMOLLM2, "prefill", 0, "W4A8-g64-head8", [], "Q4_0", [], threads, 2.4),
-            Pair(SMOLLM2, "decode", 0, "W4A8-g64-head8", [], "Q4_0", [], threads, 1.3),
-            Pair(TINYLLAMA, "prefill", 0, "W4A8-g32", [], "Q4_0", [], threads, 2.5),
-            Pair(TINYLLAMA, "decode", 0, "W4A8-g32", [], "Q4_0", [], threads, 1.4),
-        ]
-    made += [
-        Pair(TINYLLAMA, "prefill", 0, "W8A8-g128", [], "Q8_0", [], 1, 2.6),
-        Pair(TINYLLAMA, "decode", 0, "W2A8-g64", [], "TQ2_0", [], 1, 1.6),
-        Pair(TINYLLAMA, "decode", 0, "W2A8-g64", [], "Q2_K", [], 1, 1.6),
-        Pair(TINYLLAMA, "decode", 2048, "W4A8-g32", ["--kv", "8"], "Q4_0", cache("q8_0"), 1, 2.5),
-        Pair(TINYLLAMA, "decode", 2048, "W4A8-g32", ["--kv", "4"], "Q4_0", cache("q4_0"), 1, 4),
-        Pair(TINYLLAMA, "prefill", 2048, "W4A8-g32", ["--kv", "4"], "Q4_0", cache("f16"), 1, 2.5),
-    ]
+        llama(SMOLLM2, "prefill", 0, "W4A8-g64-head8", [], "Q4_0", [], threads, 2.4)
+        llama(SMOLLM2, "decode", 0, "W4A8-g64-head8", [], "Q4_0", [], threads, 1.3)
+        llama(TINYLLAMA, "prefill", 0, "W4A8-g32", [], "Q4_0", [], threads, 2.5)
+        llama(TINYLLAMA, "decode", 0, "W4A8-g32", [], "Q4_0", [], threads, 1.4)
+    llama(TINYLLAMA, "prefill", 0, "W8A8-g128", [], "Q8_0", [], 1, 2.6)
+    llama(TINYLLAMA, "decode", 0, "W2A8-g64", [], "TQ2_0", [], 1, 1.6)
+    llama(TINYLLAMA, "decode", 0, "W2A8-g64", [], "Q2_K", [], 1, 1.6)
+    llama(TINYLLAMA, "decode", 2048, "W4A8-g32", ["--kv", "8"], "Q4_0", cache("q8_0"), 1, 2.5)
+    llama(TINYLLAMA, "decode", 2048, "W4A8-g32", ["--kv", "4"], "Q4_0", cache("q4_0"), 1, 4)
+    llama(TINYLLAMA, "prefill", 2048, "W4A8-g32", ["--kv", "4"], "Q4_0", cache("f16"), 1, 2.5)
+    for bits, target in (("8", .9), ("4", .93), ("2", .94)):
+        made.append(Pair("bisup", TINYLLAMA, "decode", 2048, "W4A8-g32", ["--kv", bits], "at depth 0", [], 1, target))
+    for kind, target in (("prefill", 1.4), ("decode", 2.5)):
+        made.append(Pair("CTranslate2", SMOLLM2, kind, 0, "W8A8-head8", [], "int8", [], 1, target))
+    for peer, tokens, target in (("ONNX Runtime", 512, 2), ("OpenVINO", 512, 1.15), ("ONNX Runtime", 1, 1.2),
+                                 ("OpenVINO", 1, 1.5)):
+        made.append(Pair(peer, f"{tokens} x 2048 x 5632", "product", 0, "W4A8-g128", ["product/int4_g128/", tokens],
+                         {"ONNX Runtime": "MatMulNBits", "OpenVINO": "u4"}[peer], ["--tokens", tokens], 1, target))
+    for type_, sizes, target in (("f32", (576, 576), .95), ("f32", (1536, 576), .95), ("f32", (2048, 2048), .95),
+                                 ("f32", (5632, 2048), .95), ("bf16", (2048, 2048), .95), ("bf16", (5632, 2048), .95),
+                                 ("rank_update", (576, 576), .95), ("rank_update", (2048, 2048), .95),
+                                 ("int8_channel", (5632, 2048), None), ("int8_g128", (5632, 2048), None)):
+        shape = f"{sizes[0]}x{sizes[1]}x512" if type_ == "rank_update" else f"512x{sizes[0]}x{sizes[1]}"
+        made.append(Pair("oneDNN", shape.replace("x", " x "), "product", 0, type_, [f"{type_}/{shape}/"],
+                         type_.split("_")[0].replace("rank", "f32"), [], 1, target))
     return made
 
 
@@ -94,7 +107,10 @@ class Runner:
             self.options.bisup, "quantize", self.options.model, "--scheme", scheme, "-o", path))
 
     def peer_file(self, pair):
-        """The peer's file: of the same dequantized weights, or random ones of the shape."""
+        """The peer's file or folder: of the same dequantized weights, or random ones of the shape."""
+        if pair.peer == "CTranslate2":
+            return self.made(f"{pair.model}-ctranslate2", lambda path: self.run(
+                sys.executable, os.path.join(HERE, "ctranslate2_peer.py"), "convert", self.options.model, path))
         if pair.model == SMOLLM2:
             source = self.options.model
         else:
@@ -103,27 +119,64 @@ class Runner:
         return self.made(f"{pair.model.split()[0]}-{pair.file}.gguf", lambda path: self.run(
             os.path.join(self.options.llama, "llama-quantize"), "--allow-requantize", source, path, pair.file))
 
-    def ours(self, pair):
+    def ours(self, pair, depth=None):
+        if pair.kind == "product":
+            name, tokens = pair.ours
+            told = json.loads(self.run(
+                os.path.join(self.options.benches, "bench_peers_product"), f"--benchmark_filter={name}{tokens}/",
+                "--benchmark_format=json"))
+            return {"rate": told["benchmarks"][0]["GOPS"]}
         prompt, generated = pair.sizes()
         what = [self.artefact(pair.scheme)] if pair.model == SMOLLM2 else [
             "--shape", "tinyllama-1.1b", "--scheme", pair.scheme]
         told = json.loads(self.run(
-            self.options.bisup, "bench", *what, "-p", str(prompt), "-n", str(generated), "-d", str(pair.depth),
-            "-t", str(pair.threads), "-r", "1", *pair.ours, "--json"))
+            self.options.bisup, "bench", *what, "-p", str(prompt), "-n", str(generated), "-d",
+            str(pair.depth if depth is None else depth), "-t", str(pair.threads), "-r", "1", *pair.ours, "--json"))
         result = told["results"][0]
-        return {"ts": result["avg_ts"], "bytes": told["model_size"],
+        return {"rate": result["avg_ts"], "bytes": told["model_size"],
                 "of_bandwidth": result["read_bytes_per_second"] and
                 result["read_bytes_per_second"] / result["memory_bytes_per_second"]}
 
     def theirs(self, pair):
+        return {"llama.cpp": self.llama, "CTranslate2": self.ctranslate2, "bisup": self.shallow}.get(
+            pair.peer, self.product)(pair)
+
+    def shallow(self, pair):
+        """Ours with nothing in the cache: what depth costs."""
+        return {**self.ours(pair, 0), "build": ""}
+
+    def ctranslate2(self, pair):
+        prompt, generated = pair.sizes()
+        told = json.loads(self.run(
+            sys.executable, os.path.join(HERE, "ctranslate2_peer.py"), "bench", self.peer_file(pair), "-p", str(prompt),
+            "-n", str(generated), "-t", str(pair.threads)))
+        return {"rate": told[pair.kind], "bytes": told["bytes"], "build": told["build"]}
+
+    def product(self, pair):
+        told = json.loads(self.run(
+            sys.executable, os.path.join(HERE, "product_peer.py"), pair.peer.replace(" ", "").lower(),
+            *map(str, pair.theirs)))
+        return {"rate": told["gops"], "build": told["build"]}
+
+    def both(self, pair):
+        """A program that takes the turns itself."""
+        told = json.loads(self.run(
+            os.path.join(self.options.benches, "bench_peers_onednn"), f"--benchmark_filter=^{pair.ours[0]}",
+            "--benchmark_format=json"))
+        result = told["benchmarks"][0]
+        return {"ours": {"rate": result["GOPS"]},
+                "theirs": {"rate": result["GOPS"] / result["of_oneDNN"],
+                           "build": "oneDNN " + told["context"]["oneDNN"]}}
+
+    def llama(self, pair):
         prompt, generated = pair.sizes()
         told = json.loads(self.run(
             os.path.join(self.options.llama, "llama-bench"), "-m", self.peer_file(pair), "-p", str(prompt),
-            "-n", str(generated), "-d", str(pair.depth), "-t", str(pair.threads), "-r", "1", *pair.peer,
+            "-n", str(generated), "-d", str(pair.depth), "-t", str(pair.threads), "-r", "1", *pair.theirs,
             *(["--no-warmup"] if pair.depth else []),  # minutes of reading warm it up
             "-o", "json"))[-1]
         package = re.search(r"llama\.cpp-([\d.]+)", self.options.llama)
-        return {"ts": told["avg_ts"], "bytes": told["model_size"],
+        return {"rate": told["avg_ts"], "bytes": told["model_size"],
                 "build": "llama.cpp" + (f" of llama-cpp-python {package.group(1)}" if package else "")}
 
 
@@ -131,7 +184,8 @@ def measure(options, results):
     runner, here = Runner(options), results.setdefault(machine(), {})
     chosen = [pair for pair in pairs() if not options.only or any(part in pair.name for part in options.only)]
     for pair in chosen:  # files are made before anything is timed
-        runner.peer_file(pair)
+        if pair.peer in ("llama.cpp", "CTranslate2"):
+            runner.peer_file(pair)
         if pair.model == SMOLLM2:
             runner.artefact(pair.scheme)
     for number in range(options.rounds):
@@ -139,10 +193,11 @@ def measure(options, results):
             rounds = here.setdefault(pair.name, [])
             if len(rounds) > number:
                 continue
-            rounds.append({"ours": runner.ours(pair), "theirs": runner.theirs(pair)})
+            rounds.append(runner.both(pair) if pair.peer == "oneDNN" else
+                          {"ours": runner.ours(pair), "theirs": runner.theirs(pair)})
             last = rounds[-1]
-            print(f"{pair.name}: {last['ours']['ts']:.1f} / {last['theirs']['ts']:.1f} = "
-                  f"{last['ours']['ts'] / last['theirs']['ts']:.2f}", file=sys.stderr, flush=True)
+            print(f"{pair.name}: {last['ours']['rate']:.1f} / {last['theirs']['rate']:.1f} = "
+                  f"{last['ours']['rate'] / last['theirs']['rate']:.2f}", file=sys.stderr, flush=True)
             with open(options.results + ".part", "w", encoding="utf-8") as file:
                 json.dump(results, file, indent=1)
             os.replace(options.results + ".part", options.results)
@@ -150,30 +205,34 @@ def measure(options, results):
 
 def summary(rounds):
     middle = lambda values: statistics.median(values)
-    of_bandwidth = [r["ours"]["of_bandwidth"] for r in rounds if r["ours"]["of_bandwidth"] is not None]
-    return {"ours": middle(r["ours"]["ts"] for r in rounds), "theirs": middle(r["theirs"]["ts"] for r in rounds),
-            "ratio": middle(r["ours"]["ts"] / r["theirs"]["ts"] for r in rounds),
-            "our_bytes": rounds[-1]["ours"]["bytes"], "their_bytes": rounds[-1]["theirs"]["bytes"],
+    of_bandwidth = [r["ours"]["of_bandwidth"] for r in rounds if r["ours"].get("of_bandwidth") is not None]
+    bytes_of = lambda side: rounds[-1][side].get("bytes")
+    return {"ours": middle(r["ours"]["rate"] for r in rounds), "theirs": middle(r["theirs"]["rate"] for r in rounds),
+            "ratio": middle(r["ours"]["rate"] / r["theirs"]["rate"] for r in rounds),
+            "bytes": [f"{size / 1e6:.0f}" for size in map(bytes_of, ("ours", "theirs")) if size is not None],
             "of_bandwidth": middle(of_bandwidth) if of_bandwidth else None, "rounds": len(rounds)}
 
 
 def tables(results):
     text = ""
     for name, measured in results.items():
-        builds = {r["theirs"]["build"] for rounds in measured.values() for r in rounds}
-        text += f"### {name}\n\nPeer: {', '.join(sorted(builds))}.\n\n"
+        builds = {r["theirs"]["build"] or "itself" for rounds in measured.values() for r in rounds}
+        text += f"### {name}\n\nPeers: {', '.join(sorted(builds))}.\n\n"
         text += "By `bash bench/peers/run.sh`:\n\n"
-        text += ("| work | threads | bisup, t/s | llama.cpp, t/s | ratio | to reach | MB, ours / theirs | "
+        text += ("| work, ours / theirs | threads | bisup | peer | ratio | to reach | MB, ours / theirs | "
                  "of bandwidth | rounds |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n")
         for pair in pairs():
             if pair.name not in measured:
                 continue
             s = summary(measured[pair.name])
-            reach = ("" if s["ratio"] >= pair.target else "**missed** ") + f"\u2265 {pair.target:g}"
+            reach = "" if pair.target is None else (
+                "" if s["ratio"] >= pair.target else "**missed** ") + f"\u2265 {pair.target:g}"
             share = "" if s["of_bandwidth"] is None else f"{s['of_bandwidth']:.0%}"
-            text += (f"| {pair.name.rsplit(' ', 1)[0]} | {pair.threads} | {s['ours']:.1f} | {s['theirs']:.1f} | "
-                     f"{s['ratio']:.2f} | {reach} | {s['our_bytes'] / 1e6:.0f} / {s['their_bytes'] / 1e6:.0f} | "
-                     f"{share} | {s['rounds']} |\n")
+            peer = "" if pair.peer in ("llama.cpp", "bisup") else f"{pair.peer} "
+            unit = "GOPS" if pair.kind == "product" else "t/s"
+            text += (f"| {pair.work.replace('/ ', '/ ' + peer)} | {pair.threads} | {s['ours']:.1f} {unit} | "
+                     f"{s['theirs']:.1f} {unit} | {s['ratio']:.2f} | {reach} | {' / '.join(s['bytes'])} | {share} | "
+                     f"{s['rounds']} |\n")
         text += "\n"
     return text
 
@@ -187,14 +246,15 @@ def chart(results):
     height = 40 + row * (len(bars) + len(results)) + 20
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
              f'font-size="11">', f'<rect width="{width}" height="{height}" fill="white"/>',
-             f'<text x="{left}" y="18">tokens a second, as a multiple of llama.cpp</text>']
+             f'<text x="{left}" y="18">speed, as a multiple of its peer</text>']
     y, shown = 30, None
     for name, pair, ratio in bars:
         if name != shown:
             parts.append(f'<text x="8" y="{y + 14}" font-weight="bold">{name}</text>')
             y, shown = y + row, name
-        colour = "#1f77b4" if pair.kind == "prefill" else "#ff7f0e"
-        parts.append(f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{pair.name}</text>'
+        colour = {"prefill": "#1f77b4", "decode": "#ff7f0e", "product": "#2ca02c"}[pair.kind]
+        label = pair.name.replace("/ ", "/ " + ("" if pair.peer in ("llama.cpp", "bisup") else pair.peer + " "))
+        parts.append(f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{label}</text>'
                      f'<rect x="{left}" y="{y + 3}" width="{x(ratio) - left:.1f}" height="13" fill="{colour}"/>'
                      f'<text x="{x(ratio) + 4:.1f}" y="{y + 13}">{ratio:.2f}</text>')
         y += row
@@ -207,6 +267,7 @@ def main():
     parser.add_argument("--llama", help="the folder of llama.cpp's programs")
     parser.add_argument("--model", help="SmolLM2-135M-Instruct as GGUF")
     parser.add_argument("--bisup", default=os.path.join(ROOT, "build", "release", "bin", "bisup"))
+    parser.add_argument("--benches", default=os.path.join(ROOT, "build", "bench", "bin"), help="folder of our benches")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", help="pairs whose names hold this; may be repeated")
     parser.add_argument("--results", default=os.path.join(ROOT, "docs", "performance_rounds.json"))
