@@ -228,12 +228,28 @@ def tables(results):
             reach = "" if pair.target is None else (
                 "" if s["ratio"] >= pair.target else "**missed** ") + f"\u2265 {pair.target:g}"
             share = "" if s["of_bandwidth"] is None else f"{s['of_bandwidth']:.0%}"
-            peer = "" if pair.peer in ("llama.cpp", "bisup") else f"{pair.peer} "
             unit = "GOPS" if pair.kind == "product" else "t/s"
-            text += (f"| {pair.work.replace('/ ', '/ ' + peer)} | {pair.threads} | {s['ours']:.1f} {unit} | "
+            text += (f"| {label(pair)} | {pair.threads} | {s['ours']:.1f} {unit} | "
                      f"{s['theirs']:.1f} {unit} | {s['ratio']:.2f} | {reach} | {' / '.join(s['bytes'])} | {share} | "
                      f"{s['rounds']} |\n")
         text += "\n"
+    return text
+
+
+def label(pair):
+    peer = "" if pair.peer == "bisup" else f"{pair.peer} "
+    return pair.work.replace("/ ", "/ " + peer)
+
+
+def ratios(results):
+    """One thread beside each peer, a column a processor: what the README shows."""
+    shown = [pair for pair in pairs() if pair.threads == 1 and pair.peer not in ("oneDNN", "bisup")]
+    text = "Made by `bash bench/peers/run.sh`, how many times as fast as the peer with one thread:\n\n"
+    text += "| work, ours / theirs | " + " | ".join(results) + " |\n|---|" + "---:|" * len(results) + "\n"
+    for pair in shown:
+        cells = [f"{summary(measured[pair.name])['ratio']:.2f}" if pair.name in measured else ""
+                 for measured in results.values()]
+        text += f"| {label(pair)} | " + " | ".join(cells) + " |\n"
     return text
 
 
@@ -253,8 +269,7 @@ def chart(results):
             parts.append(f'<text x="8" y="{y + 14}" font-weight="bold">{name}</text>')
             y, shown = y + row, name
         colour = {"prefill": "#1f77b4", "decode": "#ff7f0e", "product": "#2ca02c"}[pair.kind]
-        label = pair.name.replace("/ ", "/ " + ("" if pair.peer in ("llama.cpp", "bisup") else pair.peer + " "))
-        parts.append(f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{label}</text>'
+        parts.append(f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{label(pair)}, {pair.threads} T</text>'
                      f'<rect x="{left}" y="{y + 3}" width="{x(ratio) - left:.1f}" height="13" fill="{colour}"/>'
                      f'<text x="{x(ratio) + 4:.1f}" y="{y + 13}">{ratio:.2f}</text>')
         y += row
@@ -283,13 +298,14 @@ def main():
         measure(options, results)
     with open(os.path.join(ROOT, "docs", "performance.svg"), "w", encoding="utf-8") as file:
         file.write(chart(results))
-    path = os.path.join(ROOT, "docs", "performance.md")
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    text = re.sub(r"(<!-- measured -->\n).*?(<!-- /measured -->)", lambda m: m.group(1) + tables(results) + m.group(2),
-                  text, flags=re.S)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
+    for name, written in (("docs/performance.md", tables(results)), ("README.md", ratios(results))):
+        path = os.path.join(ROOT, name)
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        text = re.sub(r"(<!-- measured -->\n).*?(<!-- /measured -->)",
+                      lambda m, new=written: m.group(1) + new + m.group(2), text, flags=re.S)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 if __name__ == "__main__":
