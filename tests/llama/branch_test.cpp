@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/core/random.hpp>
 #include <bisup/llama/branch.hpp>
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -38,9 +39,9 @@ TEST_CASE("codes of a branch are within half a step of what they stand for") {
       for (int o = 0; o < out; ++o) {
         const double made = static_cast<double>(branch.a_values()(r, i)) * branch.b_values()(r, o);
         const double x = a(r, i), y = b(r, o);
-        // Half a step of each, the rounding of a quotient beside it, and of the scale's product.
+        // Half a step of each, the rounding of a quotient beside it, and of a scale, its root and two products.
         const double bound = 0.5001 * (std::fabs(x) * step_b + std::fabs(y) * step_a) +
-                             0.2501 * step_a * step_b + 4 * 0x1p-24 * std::fabs(x * y);
+                             0.2501 * step_a * step_b + 8 * 0x1p-24 * std::fabs(x * y);
         REQUIRE(std::fabs(made - x * y) <= bound);
       }
     }
@@ -87,6 +88,19 @@ TEST_CASE("a component of zeros stays one, and halves hold their largest") {
   REQUIRE(halves.consistent());
   CHECK(halves.b_values()(1, 3) == 65504);
   CHECK(halves.bytes() == 2 * 2 * (8 + 8));
+}
+
+TEST_CASE("both factors of codes come back in one size, as tuning wants them") {
+  const llama::Branch branch = llama::stored_branch(gaussian(3, 40, 1), gaussian(3, 24, 2), DType::i8);
+  const Matrix<float> a = branch.a_values(), b = branch.b_values();
+  for (int r = 0; r < 3; ++r) {
+    const auto largest = [r](const Matrix<float>& m) {
+      float most = 0;
+      for (const float v : m.row(r)) most = std::max(most, std::fabs(v));
+      return most;
+    };
+    CHECK(largest(a) == largest(b));  // 127 times the same number
+  }
 }
 
 TEST_CASE("codes without their scales are no branch") {

@@ -183,6 +183,7 @@ class DescribedTensors {
       read.scale = std::move(scales).value();
       for (const float s : read.scale) {
         if (!std::isfinite(s)) return error(Errc::not_finite, "tensor " + in_quotes(scale));
+        if (s < 0) return error(Errc::malformed, "has a negative scale in " + in_quotes(scale));
       }
     }
     return read;

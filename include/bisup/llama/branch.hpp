@@ -41,15 +41,10 @@ struct Branch {
   [[nodiscard]] std::size_t bytes() const {
     return a.view.bytes() + b.view.bytes() + scale.size() * sizeof(float);
   }
-  // A and B^T as floats, with what the product of both is scaled by in A.
-  [[nodiscard]] Matrix<float> a_values() const {
-    Matrix<float> values = as_matrix(a.view);
-    for (std::size_t r = 0; r < scale.size(); ++r) {
-      for (float& v : values.row(static_cast<int>(r))) v *= scale[r];
-    }
-    return values;
-  }
-  [[nodiscard]] Matrix<float> b_values() const { return as_matrix(b.view); }
+  // A and B^T as floats. Each has the root of a component's scale, so that both are of one size:
+  // learned at one rate, a factor of codes beside a factor of their scales would be thrown about.
+  [[nodiscard]] Matrix<float> a_values() const { return values(a); }
+  [[nodiscard]] Matrix<float> b_values() const { return values(b); }
 
   // y += (x A^T) B^T: x [tokens, in] in floats, y [tokens, out].
   void apply(MatrixRef<const float> x, MatrixRef<float> y, ThreadPool& pool) const {
@@ -63,6 +58,16 @@ struct Branch {
       }
     }
     combine_rows(b.view, std::as_const(inner).ref(), y, pool);
+  }
+
+ private:
+  [[nodiscard]] Matrix<float> values(const DenseTensor& factor) const {
+    Matrix<float> values = as_matrix(factor.view);
+    for (std::size_t r = 0; r < scale.size(); ++r) {
+      const float root = std::sqrt(scale[r]);
+      for (float& v : values.row(static_cast<int>(r))) v *= root;
+    }
+    return values;
   }
 };
 
