@@ -133,6 +133,20 @@ BISUP_OPTIMIZED inline void dense_pack(const DenseOperand& from, int first, int 
   }
 }
 
+// One k of a tile.
+template <int Tokens>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE
+    void multiply_column(const float* x, const float* w, __m256 (&sum)[Tokens][2]) noexcept {
+  const __m256 w0 = _mm256_load_ps(w), w1 = _mm256_load_ps(w + 8);
+#pragma GCC unroll 6
+  for (int t = 0; t < Tokens; ++t) {
+    const __m256 xt = _mm256_broadcast_ss(x + t);
+    sum[t][0] = _mm256_fmadd_ps(w0, xt, sum[t][0]);
+    sum[t][1] = _mm256_fmadd_ps(w1, xt, sum[t][1]);
+  }
+}
+
 template <int Tokens>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int count, float* y,
@@ -146,17 +160,15 @@ BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int co
     sum[t][0] = read ? load_floats<DType::f32>(at, 0, rows) : _mm256_setzero_ps();
     sum[t][1] = read && rows > 8 ? load_floats<DType::f32>(at, 8, rows - 8) : _mm256_setzero_ps();
   }
+  int k = 0;
+  for (; ahead.bytes > 0 && k + 4 <= count; k += 4, x += 4 * Tokens, w += 4 * dense_panel_rows) {
+    ahead.fetch();
 #pragma GCC unroll 4
-  for (int k = 0; k < count; ++k, x += Tokens, w += dense_panel_rows) {
-    if (k % 4 == 0) ahead.fetch();
-    const __m256 w0 = _mm256_load_ps(w), w1 = _mm256_load_ps(w + 8);
-#pragma GCC unroll 6
-    for (int t = 0; t < Tokens; ++t) {
-      const __m256 xt = _mm256_broadcast_ss(x + t);
-      sum[t][0] = _mm256_fmadd_ps(w0, xt, sum[t][0]);
-      sum[t][1] = _mm256_fmadd_ps(w1, xt, sum[t][1]);
-    }
+    for (int i = 0; i < 4; ++i)
+      multiply_column<Tokens>(x + i * Tokens, w + i * dense_panel_rows, sum);
   }
+#pragma GCC unroll 4
+  for (; k < count; ++k, x += Tokens, w += dense_panel_rows) multiply_column<Tokens>(x, w, sum);
 #pragma GCC unroll 6
   for (int t = 0; t < Tokens; ++t) {
     if (t < tokens) {

@@ -101,6 +101,20 @@ BISUP_OPTIMIZED inline void dense_pack(const DenseOperand& from, int first, int 
   }
 }
 
+// One k of a tile.
+template <int Tokens>
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE
+    void multiply_column(const float* x, const float* w, Floats (&sum)[Tokens][2]) noexcept {
+  const Floats w0 = load(w), w1 = load(w + 8);
+#pragma GCC unroll 6
+  for (int t = 0; t < Tokens; ++t) {
+    const Floats xt = splat(x[t]);
+    sum[t][0] = multiply_add(w0, xt, sum[t][0]);
+    sum[t][1] = multiply_add(w1, xt, sum[t][1]);
+  }
+}
+
 template <int Tokens>
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int count, float* y,
@@ -114,17 +128,15 @@ BISUP_OPTIMIZED inline void multiply_tile(const float* x, const float* w, int co
     sum[t][0] = read ? load_floats<DType::f32>(at, 0, rows) : splat(0.0f);
     sum[t][1] = read && rows > 8 ? load_floats<DType::f32>(at, 8, rows - 8) : splat(0.0f);
   }
+  int k = 0;
+  for (; ahead.bytes > 0 && k + 4 <= count; k += 4, x += 4 * Tokens, w += 4 * dense_panel_rows) {
+    ahead.fetch();
 #pragma GCC unroll 4
-  for (int k = 0; k < count; ++k, x += Tokens, w += dense_panel_rows) {
-    if (k % 4 == 0) ahead.fetch();
-    const Floats w0 = load(w), w1 = load(w + 8);
-#pragma GCC unroll 6
-    for (int t = 0; t < Tokens; ++t) {
-      const Floats xt = splat(x[t]);
-      sum[t][0] = multiply_add(w0, xt, sum[t][0]);
-      sum[t][1] = multiply_add(w1, xt, sum[t][1]);
-    }
+    for (int i = 0; i < 4; ++i)
+      multiply_column<Tokens>(x + i * Tokens, w + i * dense_panel_rows, sum);
   }
+#pragma GCC unroll 4
+  for (; k < count; ++k, x += Tokens, w += dense_panel_rows) multiply_column<Tokens>(x, w, sum);
 #pragma GCC unroll 6
   for (int t = 0; t < Tokens; ++t) {
     if (t < tokens) {
