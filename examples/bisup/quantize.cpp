@@ -119,7 +119,7 @@ struct QuantizeCommand {
     model->prompt = file->model.prompt;
     if (auto rounded = round_prompt(prompt, model->kv, *model); !rounded) return rounded;
     return save(*model, file->tokenizer,
-                {.recipe = recipe.method, .float_weights = file->weights_note}, {},
+                {.recipe = recipe.method, .float_weights = file->weights_note}, {}, {},
                 {{"rounding", clock.seconds()}}, pool, clock);
   }
 
@@ -169,7 +169,7 @@ struct QuantizeCommand {
     options.end_to_end_progress = std::ref(together);
     const auto done = with_store(*source, parsed, chosen, *data, options, pool);
     if (!done) return about(done.error(), common.model);
-    if (!done->end_to_end.held_out.empty()) {
+    if (!common.json && !done->end_to_end.held_out.empty()) {
       fmt::print(stderr, "end to end: KL on held-out crops {:.4f} -> {:.4f} after {} steps\n",
                  done->end_to_end.before, done->end_to_end.best, done->end_to_end.best_step);
     }
@@ -177,7 +177,7 @@ struct QuantizeCommand {
                 {.recipe = recipe.method,
                  .float_weights = source->weights_note,
                  .details = {{"calibration", data->provenance}}},
-                done->blocks, {{"reading", read}, {"calibrating", clock.seconds() - read}}, pool,
+                done->blocks, done->end_to_end, {{"reading", read}, {"calibrating", clock.seconds() - read}}, pool,
                 clock);
   }
 
@@ -247,6 +247,7 @@ struct QuantizeCommand {
   Result<void> save(const bisup::llama::Model& made, const bisup::io::TokenizerFiles& tokenizer,
                     const bisup::io::Provenance& provenance,
                     const std::vector<bisup::BlockReport>& blocks,
+                    const bisup::tune::PhaseReport& together,
                     std::vector<bisup::TimeReport> times, bisup::ThreadPool& pool,
                     const Clock& clock) const {
     bisup::llama::Model model = made;
@@ -286,6 +287,7 @@ struct QuantizeCommand {
     if (common.json) {
       auto layers = nlohmann::json::array();
       for (const auto& block : blocks) layers.push_back(bisup::io::summary(block));
+      const bool tuned = !together.held_out.empty();
       print({{"model", common.model},
              {"scheme", model.scheme.name()},
              {"method", recipe.method},
@@ -299,6 +301,9 @@ struct QuantizeCommand {
              {"parameters", size.parameters},
              {"peak_memory_bytes", memory},
              {"layers", layers},
+             {"end_to_end_before", tuned ? Json(together.before) : Json()},
+             {"end_to_end_best", tuned ? Json(together.best) : Json()},
+             {"end_to_end_step", tuned ? Json(together.best_step) : Json()},
              {"seconds", clock.seconds()}});
       return {};
     }
