@@ -81,8 +81,8 @@ TEST_CASE("keepers and a low-rank branch are added to what the packed body gives
     llama::Activation input, rounded;
     input.prepare(x.ref(), {.format = form, .keepers = kept}, pool);
     rounded.prepare(x.ref(), {.format = form, .simulate = true, .keepers = kept}, pool);
-    Matrix<float> y(tokens, rows);
-    linear.apply(input, y.ref(), pool);
+    Matrix<float> y(tokens, rows), simulated(tokens, rows);
+    linear.apply(input, y.ref(), pool), linear.apply(rounded, simulated.ref(), pool);
     for (int t = 0; t < tokens; ++t) {
       for (int r = 0; r < rows; ++r) {
         double exact = 0, magnitude = 0;
@@ -97,6 +97,7 @@ TEST_CASE("keepers and a low-rank branch are added to what the packed body gives
           }
         }
         CHECK(std::fabs(static_cast<double>(y(t, r)) - exact) <= (cols + 16) * 0x1p-24 * magnitude);
+        CHECK(std::fabs(static_cast<double>(simulated(t, r)) - exact) <= (cols + 16) * 0x1p-24 * magnitude);
       }
     }
   }
