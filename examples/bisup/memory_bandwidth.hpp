@@ -15,7 +15,7 @@ namespace command {
 
 // Bytes per second that the pool's threads read together: the best of six passes over 512 MB, more
 // than most caches hold. Half of them read four places in turns and ask for lines ahead: a thread of
-// a Xeon got 1.4 times as much that way, others most from one place.
+// a Xeon got 1.4 times as much that way.
 [[nodiscard]] inline double read_bandwidth(bisup::ThreadPool& pool) {
   constexpr int blocks = 512;
   constexpr std::size_t block_words = std::size_t{1} << 17;  // 1 MiB

@@ -177,8 +177,8 @@ struct QuantizeCommand {
                 {.recipe = recipe.method,
                  .float_weights = source->weights_note,
                  .details = {{"calibration", data->provenance}}},
-                done->blocks, done->end_to_end, {{"reading", read}, {"calibrating", clock.seconds() - read}}, pool,
-                clock);
+                done->blocks, done->end_to_end,
+                {{"reading", read}, {"calibrating", clock.seconds() - read}}, pool, clock);
   }
 
   // The tokens that draw outliers, by the float model's own activations.

@@ -29,7 +29,7 @@ TEST_CASE("what no cache can hold is refused") {
                       .rotate_keys = true,
                       .rotate_values = true}));
   for (const KvPolicy& policy :
-       {KvPolicy{.sinks = -1}, KvPolicy{.recent = -1}, KvPolicy{.keys = {5}},
+       {KvPolicy{.sinks = -1}, KvPolicy{.recent = -1}, KvPolicy{.exact_type = DType::i8}, KvPolicy{.keys = {5}},
         KvPolicy{.values = {0}}, KvPolicy{.keys = {4, 20}}, KvPolicy{.keys = {4, 128}},
         KvPolicy{.key_clip = {0, 1}}, KvPolicy{.value_clip = {1, 1.5f}},
         KvPolicy{.key_clip = {std::numeric_limits<float>::quiet_NaN(), 1}}}) {

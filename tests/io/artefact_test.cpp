@@ -86,6 +86,20 @@ llama::Model with_everything() {
   return model;
 }
 
+TEST_CASE("a branch in codes is refused with a scale that cannot be") {
+  const ScratchFolder folder;
+  for (const auto& [scale, code] : {std::pair{std::nanf(""), Errc::not_finite}, std::pair{-1.0f, Errc::malformed}}) {
+    llama::Model model = with_everything();
+    llama::Branch branch = *model.blocks[1].gate.branch();
+    REQUIRE(branch.type() == DType::i8);
+    branch.scale[2] = scale;
+    model.blocks[1].gate.set_branch(std::move(branch));
+    const auto refused = io::load_artefact(saved(folder, model));
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == code);
+  }
+}
+
 TEST_CASE("transformed inputs, keepers and low-rank branches survive the file") {
   const ScratchFolder folder;
   const llama::Model model = with_everything();

@@ -33,7 +33,7 @@ decltype(auto) with_exact_type(DType type, Visit visit) {
   switch (type) {
     case DType::f16: return visit(Half{});
     case DType::bf16: return visit(BFloat16{});
-    case DType::i8:  // never exact
+    case DType::i8:  // check() has refused it
     case DType::f32: break;
   }
   return visit(0.0f);

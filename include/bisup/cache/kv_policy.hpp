@@ -84,6 +84,7 @@ struct KvPolicy {
   if (!(shape.scale >= 0) || shape.window < 0) return refuse("a scale or window below zero");
   if (policy.sinks < 0 || policy.recent < 0)
     return refuse("sinks and recent count tokens, so neither is below zero");
+  if (policy.exact_type == DType::i8) return refuse("exact tokens lie in f16, bf16 or f32");
   const auto entries =
       static_cast<std::size_t>(shape.layers) * static_cast<std::size_t>(shape.kv_heads);
   if (!policy.table.empty() && policy.table.size() != entries) {

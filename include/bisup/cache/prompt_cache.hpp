@@ -31,7 +31,8 @@ class PromptCache {
         kv_heads_(kv_heads),
         head_dim_(head_dim),
         type_(type) {
-    BISUP_EXPECTS(layers > 0 && kv_heads > 0 && head_dim > 0 && type != DType::bf16);
+    BISUP_EXPECTS(layers > 0 && kv_heads > 0 && head_dim > 0);
+    BISUP_EXPECTS(type == DType::f16 || type == DType::f32);
     const auto count =
         static_cast<std::size_t>(2 * layers) * ids_.size() * static_cast<std::size_t>(width());
     data_ = std::make_shared<AlignedBuffer<std::byte>>(count *

@@ -115,7 +115,7 @@ inline constexpr Recipe quarot{.name = "quarot",
 // arXiv 2405.15346, as we read it (docs/bisup.md), on top of a base.
 [[nodiscard]] constexpr Recipe bisup(Recipe base, std::string_view name) {
   base.name = name;
-  // Rank 32 is a quarter of a bit at 4096 x 4096 and 1.8 bits at 576 x 576: there less must do.
+  // Rank 32 is an eighth of a bit at 4096 x 4096 and 0.9 bits at 576 x 576: there less must do.
   base.tuning = {.rank = 32, .branch_bits = 0.5, .block_steps = 24, .end_to_end_steps = 360};
   return base;
 }

@@ -44,7 +44,7 @@ class Stream {
   // lengths: tokens of each sample. type: f32 or bf16.
   static Result<Stream> allocate(std::vector<int> lengths, int hidden, DType type,
                                  const StreamMemory& memory = heap_memory) {
-    BISUP_EXPECTS(hidden > 0 && type != DType::f16);
+    BISUP_EXPECTS(hidden > 0 && (type == DType::f32 || type == DType::bf16));
     Stream stream;
     stream.hidden_ = hidden, stream.type_ = type, stream.lengths_ = std::move(lengths);
     stream.first_.push_back(0);

@@ -24,9 +24,8 @@ namespace bisup::llama {
 
 struct Branch {
   DenseTensor a;  // [rank, in]
-  DenseTensor b;  // [rank, out], B^T in the formula
-  std::vector<float> scale =
-      {};  // [rank]: of the products of two codes; empty where there are none
+  DenseTensor b;  // [rank, out], B^T in the formula; both by rank, so that no short rows are read
+  std::vector<float> scale = {};  // [rank], of a product of two codes; empty where there are none
 
   [[nodiscard]] int rank() const noexcept { return b.rows(); }
   [[nodiscard]] int in() const noexcept { return a.cols(); }
@@ -73,8 +72,8 @@ struct Branch {
 
 namespace detail {
 
-// Rows as the nearest codes of -127 to 127 times their largest / 127; what that is goes into
-// scale, multiplied.
+// Each row as the nearest of the codes -127 to 127 times its largest magnitude / 127, by which its
+// scale is multiplied. A row whose largest has no finite inverse is zero.
 [[nodiscard]] inline DenseTensor as_codes(MatrixRef<const float> values,
                                           std::vector<float>& scale) {
   auto codes = std::make_shared<std::vector<std::int8_t>>();
@@ -82,6 +81,7 @@ namespace detail {
   for (int r = 0; r < values.rows(); ++r) {
     float largest = 0;
     for (const float v : values.row(r)) largest = std::max(largest, std::fabs(v));
+    if (!std::isfinite(127 / largest)) largest = 0;
     const float inverse = largest > 0 ? 127 / largest : 0;
     for (const float v : values.row(r))
       codes->push_back(static_cast<std::int8_t>(std::nearbyint(v * inverse)));
