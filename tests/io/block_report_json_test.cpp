@@ -86,9 +86,11 @@ TEST_CASE("what is no report is refused") {
     bad[list][0] = 7;
     CHECK_FALSE(read(bad));
   }
-  Json three = good;
+  Json three = good, five = good;
   three["inputs"].erase(3);
   CHECK_FALSE(read(three));
+  five["inputs"].push_back(five["inputs"][0]);
+  CHECK_FALSE(read(five));
 }
 
 }  // namespace
