@@ -29,7 +29,7 @@ inline Matrix<float> random_matrix(Random& random, int rows, int cols) {
 struct PlainSide {
   bool keys;
   int layer;
-  std::vector<std::vector<float>> exact = {}, rounded = {};
+  std::vector<std::vector<float>> exact = {}, rounded = {}, steps = {};  // steps: scales of the rounded
   std::vector<float> center = {};                                // [kv_heads * head_dim]
   std::map<std::pair<int, int>, GroupParameters> channels = {};  // by panel and channel
 
@@ -41,7 +41,7 @@ struct PlainSide {
       for (std::size_t at = 0; at < stored.size(); at += dim)
         hadamard(std::span(stored).subspan(at, dim));
     }
-    rounded.push_back(stored);
+    rounded.push_back(stored), steps.emplace_back(stored.size());
     if (!policy.exact() && (policy.recent > 0 || static_cast<int>(exact.size()) < exact_below)) {
       const auto dim = static_cast<std::size_t>(shape.head_dim);
       for (int h = 0; h < shape.kv_heads; ++h) {
@@ -56,8 +56,7 @@ struct PlainSide {
     exact.push_back(stored);
   }
   void truncate(int tokens) {
-    exact.resize(static_cast<std::size_t>(tokens)),
-        rounded.resize(static_cast<std::size_t>(tokens));
+    for (auto* rows : {&exact, &rounded, &steps}) rows->resize(static_cast<std::size_t>(tokens));
   }
   void find_center(int first, int tokens) {
     center.assign(exact[0].size(), 0);
@@ -121,6 +120,7 @@ struct PlainSide {
           for (int i = 0; i < count; ++i) {
             rounded[static_cast<std::size_t>(t)][static_cast<std::size_t>(begin + i)] =
                 decode(codes[static_cast<std::size_t>(i)], {scale, p.zero}) + middle(begin + i);
+            steps[static_cast<std::size_t>(t)][static_cast<std::size_t>(begin + i)] = scale;
           }
         }
       }
@@ -193,13 +193,21 @@ class PlainCache {
       if (policy_.rotate_keys) hadamard(q);
       const int first = shape_.window == 0 ? 0 : std::max(query - shape_.window + 1, 0);
       std::vector<double> weight, result(q.size());
-      double largest = -1e300, magnitude = 0, value_magnitude = 0;
+      double largest = -1e300, magnitude = 0, value_magnitude = 0, query_rounding = 0;
+      const bool words = in_words(head / group);
+      float largest_query = 0;
+      for (const float x : q) largest_query = std::max(largest_query, std::abs(x));
       for (int j = first; j <= query; ++j) {
         const auto key = row_of(keys_, query, j, head / group);
-        double score = 0, size_of_score = 0;
+        double score = 0, size_of_score = 0, size_of_key = 0;
         for (int d = 0; d < dim; ++d) {
           score += static_cast<double>(q[static_cast<std::size_t>(d)]) * key[d];
           size_of_score += std::abs(static_cast<double>(q[static_cast<std::size_t>(d)]) * key[d]);
+          size_of_key += std::abs(static_cast<double>(key[d]) - keys_.middle(head / group * dim + d));
+        }
+        // Half a step of the query's words, of which the largest is 16383.
+        if (words && !exact(query, j)) {
+          query_rounding = std::max(query_rounding, 0.51 / word_levels * largest_query * size_of_key / std::sqrt(dim));
         }
         weight.push_back(score / std::sqrt(dim));
         magnitude = std::max(magnitude, size_of_score / std::sqrt(dim)),
@@ -221,24 +229,54 @@ class PlainCache {
       // correction; both sums of n weights add n u; a rotation of the result log2(dim) u sqrt(dim).
       // A centered key is rounded once more here, which the magnitude of its score holds.
       const double n = query - first + 1, u = 0x1p-24;
-      const double in_weight = (dim + 6) * u * magnitude + 8 * u + (n / 64 + 2) * 6 * u;
+      const double in_weight = (dim + 6) * u * magnitude + 8 * u + (n / 64 + 2) * 6 * u + query_rounding;
       const double bound =
           value_magnitude *
           (2 * in_weight + 2 * n * u + (policy_.rotate_values ? 16 * std::sqrt(dim) * u : 0));
       for (int d = 0; d < dim; ++d) {
         const double error =
             std::abs(result[static_cast<std::size_t>(d)] - out(row, head * dim + d));
-        worst = std::max(worst, std::isfinite(error) ? error / bound : 1e9);
+        const double of_words = words ? word_rounding(query, first, head / group, d, weight) / sum : 0;
+        worst = std::max(worst, std::isfinite(error) ? error / (bound + of_words) : 1e9);
       }
     }
     return worst;
   }
 
  private:
+  [[nodiscard]] bool exact(int query, int key) const {
+    return key < exact_below_ || (query - key < policy_.recent && key >= forgotten_);
+  }
   [[nodiscard]] const float* row_of(const PlainSide& side, int query, int key, int kv_head) const {
-    const bool exact = key < exact_below_ || (query - key < policy_.recent && key >= forgotten_);
-    return (exact ? side.exact : side.rounded)[static_cast<std::size_t>(key)].data() +
+    return (exact(query, key) ? side.exact : side.rounded)[static_cast<std::size_t>(key)].data() +
            kv_head * shape_.head_dim;
+  }
+  // Whether the kernel multiplies integers (kernel/attention_tile.hpp).
+  [[nodiscard]] bool in_words(int kv_head) const {
+    const KvEntry entry = policy_.entry(keys_.layer, kv_head, shape_.kv_heads);
+    return attention_kernels().query_words != nullptr && !entry.keys.exact() && !entry.keys.channels &&
+           !entry.values.exact();
+  }
+  // What rounding weights times scales to words of 15 bits, 64 keys together, makes of the sum of one
+  // dim of values: half a step for each key, a little more as the step is rounded too. A rotation of
+  // the result spreads what happens in any dim.
+  [[nodiscard]] double word_rounding(int query, int first, int kv_head, int dim, const std::vector<double>& weight) const {
+    const int from = policy_.rotate_values ? 0 : dim, to = policy_.rotate_values ? shape_.head_dim : dim + 1;
+    double total = 0;
+    for (int tile = first / kv_tile * kv_tile; tile <= query; tile += kv_tile) {
+      for (int d = from; d < to; ++d) {
+        double largest = 0, levels = 0;
+        for (int j = std::max(tile, first); j < std::min(tile + kv_tile, query + 1); ++j) {
+          if (exact(query, j)) continue;
+          const auto at = static_cast<std::size_t>(kv_head * shape_.head_dim + d);
+          const double step = values_.steps[static_cast<std::size_t>(j)][at];
+          largest = std::max(largest, weight[static_cast<std::size_t>(j - first)] * step);
+          if (step > 0) levels += std::abs(values_.rounded[static_cast<std::size_t>(j)][at]) / step;
+        }
+        total += 0.51 / word_levels * largest * levels;
+      }
+    }
+    return policy_.rotate_values ? total / std::sqrt(shape_.head_dim) : total;
   }
   static void rotate_double(std::vector<double>& x) {
     for (std::size_t half = 1; half < x.size(); half *= 2) {

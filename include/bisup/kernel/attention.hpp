@@ -11,6 +11,8 @@
 #include <bisup/kernel/avx2/kv_codes.hpp>
 #include <bisup/kernel/avx512/attention.hpp>
 #include <bisup/kernel/avx512/kv_codes.hpp>
+#include <bisup/kernel/avx512/kv_words.hpp>
+#include <bisup/kernel/avx512/word_attention.hpp>
 #include <bisup/kernel/dispatch.hpp>
 #include <bisup/kernel/neon/attention.hpp>
 #include <bisup/kernel/neon/kv_codes.hpp>
@@ -37,27 +39,62 @@ struct AttentionKernels {
   std::array<Widen, 3> widen;                  // by DType
   std::array<ReadKeys, 9> keys, channel_keys;  // by bits
   std::array<ReadValues, 9> values;
+
+  // Of targets whose attend() multiplies integers where a tile has words; null where it does not.
+  using ReadWords = void (*)(const std::uint8_t* codes, const std::uint8_t* zeros,
+                             const KvPanel& panel, std::int16_t* out) noexcept;
+  using QueryWords = void (*)(const float* row, const float* center, int dim, std::int16_t* words,
+                              float* scale, float* with_center) noexcept;
+  std::array<ReadWords, 9> key_words = {}, value_words = {};  // by bits
+  QueryWords query_words = nullptr;
 };
+
+#if BISUP_X86
+namespace detail {
+
+inline constexpr AttentionKernels avx512_attention{
+    avx512::attend,
+    avx512::join,
+    avx512::scale,
+    avx512::extremes,
+    avx512::round_group,
+    avx512::rounding_sums,
+    {avx512::widen<DType::f32>, avx512::widen<DType::f16>, avx512::widen<DType::bf16>},
+    {nullptr, nullptr, avx512::dequantize_keys<2>, avx512::dequantize_keys<3>,
+     avx512::dequantize_keys<4>, nullptr, nullptr, nullptr, avx512::dequantize_keys<8>},
+    {nullptr, nullptr, avx512::dequantize_channel_keys<2>, avx512::dequantize_channel_keys<3>,
+     avx512::dequantize_channel_keys<4>, nullptr, nullptr, nullptr,
+     avx512::dequantize_channel_keys<8>},
+    {nullptr, nullptr, avx512::dequantize_values<2>, avx512::dequantize_values<3>,
+     avx512::dequantize_values<4>, nullptr, nullptr, nullptr, avx512::dequantize_values<8>}};
+
+constexpr AttentionKernels avx512_vnni_attention() {
+  AttentionKernels kernels = avx512_attention;
+  kernels.attend = avx512_vnni::attend;
+  kernels.key_words = {
+      nullptr, nullptr, avx512::key_words<2>, avx512::key_words<3>, avx512::key_words<4>, nullptr,
+      nullptr, nullptr, avx512::key_words<8>};
+  kernels.value_words = {nullptr,
+                         nullptr,
+                         avx512::value_words<2>,
+                         avx512::value_words<3>,
+                         avx512::value_words<4>,
+                         nullptr,
+                         nullptr,
+                         nullptr,
+                         avx512::value_words<8>};
+  kernels.query_words = avx512::query_words;
+  return kernels;
+}
+
+}  // namespace detail
+#endif
 
 template <class T = float>
 inline constexpr std::array attention_kernel_table = {
 #if BISUP_X86
-    Entry<AttentionKernels>{
-        Target::avx512,
-        {avx512::attend,
-         avx512::join,
-         avx512::scale,
-         avx512::extremes,
-         avx512::round_group,
-         avx512::rounding_sums,
-         {avx512::widen<DType::f32>, avx512::widen<DType::f16>, avx512::widen<DType::bf16>},
-         {nullptr, nullptr, avx512::dequantize_keys<2>, avx512::dequantize_keys<3>,
-          avx512::dequantize_keys<4>, nullptr, nullptr, nullptr, avx512::dequantize_keys<8>},
-         {nullptr, nullptr, avx512::dequantize_channel_keys<2>, avx512::dequantize_channel_keys<3>,
-          avx512::dequantize_channel_keys<4>, nullptr, nullptr, nullptr,
-          avx512::dequantize_channel_keys<8>},
-         {nullptr, nullptr, avx512::dequantize_values<2>, avx512::dequantize_values<3>,
-          avx512::dequantize_values<4>, nullptr, nullptr, nullptr, avx512::dequantize_values<8>}}},
+    Entry<AttentionKernels>{Target::avx512_vnni, detail::avx512_vnni_attention()},
+    Entry<AttentionKernels>{Target::avx512, detail::avx512_attention},
     Entry<AttentionKernels>{
         Target::avx2,
         {avx2::attend,

@@ -10,10 +10,31 @@
 // keys, both by position. A key that a row does not see has weight zero, which changes no sum.
 
 #include <algorithm>
+#include <cstdint>
 
 #include <bisup/pack/kv_view.hpp>
 
 namespace bisup {
+
+// A packed panel for kernels that multiply integers: its codes without their zero points, as words
+// of 16 bits, two by two as products of pairs read them. Of keys [dim / 4][2][16][2]: pair p of
+// four dims holds dims p and p + 2 of each token. Of values [8][dim][2]: two tokens side by side.
+struct WordPanel {
+  const std::int16_t* words = nullptr;
+  const Half* scales = nullptr;  // [groups][16]
+};
+
+// What such kernels read of a tile instead of its packed floats. Queries are words as well, in the
+// order of keys, each row with one scale: 15 bits, so that rounding them is far below rounding keys
+// to 8 bits. A sum of 512 products of such a word with a code of 8 bits stays below 2^31.
+inline constexpr int word_levels = 16383, most_word_dims = 512;
+struct WordTile {
+  const std::int16_t* queries = nullptr;  // [rows, dim]
+  const float* query_scales = nullptr;    // [rows]
+  const float* query_centers = nullptr;   // [rows]: products with what keys are stored without
+  WordPanel keys[kv_panels] = {}, values[kv_panels] = {};
+  int key_group = 0, value_group = 0;  // dims that share a scale, at most most_word_dims
+};
 
 struct AttentionTile {
   const float* queries = nullptr;  // [rows, dim]
@@ -28,6 +49,7 @@ struct AttentionTile {
   const float* packed_keys[kv_panels] = {};   // the same, dequantized
   const float* exact_values[kv_panels] = {};  // [16][dim] each
   const float* packed_values[kv_panels] = {};
+  const WordTile* words = nullptr;  // where there are packed words instead of packed floats
 };
 
 // Keys first ... last - 1 of a tile; empty to begin with.

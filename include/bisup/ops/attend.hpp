@@ -6,7 +6,9 @@
 // threads nor on which queries come together. One step is kernel/attention_tile.hpp.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <span>
 #include <vector>
@@ -78,7 +80,8 @@ class AttendTask {
         first_token_(first_token),
         tokens_(tokens),
         group_(request.queries.cols() / request.head_dim / static_cast<int>(request.heads.size())),
-        dim_(request.heads[0].keys.panel.dim()) {}
+        dim_(request.heads[0].keys.panel.dim()),
+        words_(in_words(keys()) && in_words(values())) {}
 
   [[nodiscard]] int rows() const { return tokens_ * group_; }
   [[nodiscard]] int dim() const { return dim_; }
@@ -91,21 +94,21 @@ class AttendTask {
   [[nodiscard]] int last_split() const { return last_query() / attend_split; }
   [[nodiscard]] std::size_t scratch_floats() const {
     const auto panel = static_cast<std::size_t>(kv_panel * dim_);
-    return AttendState::floats(rows(), dim_) * 3 + panel * (4 * kv_panels + 1);
+    return AttendState::floats(rows(), dim_) * 4 + panel * (4 * kv_panels + 1);
   }
 
   // Everything: scratch holds scratch_floats().
   void run(float* scratch) const {
     const std::size_t size = AttendState::floats(rows(), dim_);
     const AttendState total(scratch, rows(), dim_), part(scratch + size, rows(), dim_);
-    float* queries = scratch + 2 * size;
-    gather(queries);
+    scratch += 2 * size;
+    gather(scratch);
     total.clear(rows(), dim_);
     for (int split = first_split(); split <= last_split(); ++split) {
       // Joining the first part to nothing would change nothing.
       const AttendState& state = split == first_split() ? total : part;
       if (split != first_split()) part.clear(rows(), dim_);
-      sum_split(split, queries, queries + size, state);
+      sum_split(split, scratch, state);
       if (split != first_split()) join(part, total);
     }
     finish(total);
@@ -114,7 +117,7 @@ class AttendTask {
   void run_split(int split, float* scratch, const AttendState& state) const {
     gather(scratch);
     state.clear(rows(), dim_);
-    sum_split(split, scratch, scratch + AttendState::floats(rows(), dim_), state);
+    sum_split(split, scratch, state);
   }
   void join(const AttendState& part, const AttendState& total) const {
     attention_kernels().join(part.out, part.maximum, part.sum, rows(), dim_, total.out,
@@ -128,6 +131,28 @@ class AttendTask {
   }
 
  private:
+  [[nodiscard]] const KvPlaneView& keys() const {
+    return request_.heads[static_cast<std::size_t>(head_)].keys;
+  }
+  [[nodiscard]] const KvPlaneView& values() const {
+    return request_.heads[static_cast<std::size_t>(head_)].values;
+  }
+  // Whether the kernel reads packed panels of this side as words.
+  [[nodiscard]] static bool in_words(const KvPlaneView& plane) {
+    const KvFormat& format = plane.panel.format;
+    return attention_kernels().query_words != nullptr && !format.exact() && !format.channels &&
+           std::min(plane.panel.group(), plane.panel.dim()) <= most_word_dims;
+  }
+  // Behind the float queries: their words, [rows, dim], and scales and products with the center.
+  struct QueryWords {
+    std::int16_t* words;
+    float *scales, *centers;
+  };
+  [[nodiscard]] QueryWords query_words(float* queries) const {
+    float* scales = queries + AttendState::floats(rows(), dim_);
+    return {reinterpret_cast<std::int16_t*>(scales + 2 * rows()), scales, scales + rows()};
+  }
+
   template <class T>
   [[nodiscard]] T* place(const MatrixRef<T>& matrix, int row) const {
     return matrix.row_data(first_token_ + row / group_) +
@@ -141,21 +166,30 @@ class AttendTask {
     if (rotate) hadamard({into, static_cast<std::size_t>(request_.head_dim)});
   }
 
-  // [rows, dim], times the scale and log2(e): the softmax works with powers of two.
+  // [rows, dim], times the scale and log2(e): the softmax works with powers of two. Behind them
+  // their words, where the kernel reads those.
   void gather(float* queries) const {
+    const QueryWords of = query_words(queries);
     for (int r = 0; r < rows(); ++r, queries += dim_) {
       scale(place(request_.queries, r), request_.scale * log2_e, request_.rotate_keys, queries);
       std::fill(queries + request_.head_dim, queries + dim_, 0.0f);
+      if (words_) {
+        attention_kernels().query_words(queries, keys().center, dim_,
+                                        of.words + static_cast<std::ptrdiff_t>(r) * dim_,
+                                        of.scales + r, of.centers + r);
+      }
     }
   }
 
-  void sum_split(int split, const float* queries, float* panels, const AttendState& state) const {
+  // gathered: what gather() wrote, and behind it room for panels.
+  void sum_split(int split, float* gathered, const AttendState& state) const {
     const int begin = std::max(split * attend_split,
                                request_.law.first_visible(first_query()) / kv_tile * kv_tile);
     const int end = std::min((split + 1) * attend_split, last_query() + 1);
+    float* const panels = gathered + 2 * AttendState::floats(rows(), dim_);
     std::fill_n(panels, kv_panel * dim_, 0.0f);
     for (int key = begin; key < end; key += kv_tile) {
-      AttentionTile tile{.queries = queries,
+      AttentionTile tile{.queries = gathered,
                          .out = state.out,
                          .maximum = state.maximum,
                          .sum = state.sum,
@@ -165,27 +199,32 @@ class AttendTask {
                          .first_query = first_query(),
                          .first_key = key,
                          .law = request_.law};
+      const QueryWords of = query_words(gathered);
+      WordTile words{.queries = of.words,
+                     .query_scales = of.scales,
+                     .query_centers = of.centers,
+                     .key_group = std::min(keys().panel.group(), dim_),
+                     .value_group = std::min(values().panel.group(), dim_)};
       // Queries before the tile's first key see nothing of it.
       const int skipped = std::max(key - first_query(), 0);
+      const auto floats = static_cast<std::ptrdiff_t>(skipped) * group_ * dim_;
       tile.first_query += skipped, tile.rows -= skipped * group_;
-      tile.queries += static_cast<std::ptrdiff_t>(skipped) * group_ * dim_;
-      tile.out += static_cast<std::ptrdiff_t>(skipped) * group_ * dim_;
+      tile.queries += floats, tile.out += floats, words.queries += floats;
       tile.maximum += skipped * group_, tile.sum += skipped * group_;
-      const KvHeadView& head = request_.heads[static_cast<std::size_t>(head_)];
+      words.query_scales += skipped * group_, words.query_centers += skipped * group_;
+      if (words_) tile.words = &words;
       const AttentionKernels& kernels = attention_kernels();
+      const auto& read_keys = keys().panel.format.channels ? kernels.channel_keys : kernels.keys;
       const int step = kv_panel * dim_;
-      load(head.keys, tile, panels, panels + step, tile.exact_keys, tile.packed_keys,
-           [&](int p, float* into) {
-             const KvPlaneView& keys = head.keys;
-             const auto& read = keys.panel.format.channels ? kernels.channel_keys : kernels.keys;
-             read[bits_of(keys)](keys.codes(p), keys.scales(p), keys.zeros(p), keys.center,
-                                 keys.panel, into);
+      load(keys(), tile, panels, panels + step, tile.exact_keys, tile.packed_keys, words.keys,
+           kernels.key_words, [&](int p, float* into) {
+             read_keys[bits_of(keys())](keys().codes(p), keys().scales(p), keys().zeros(p),
+                                        keys().center, keys().panel, into);
            });
-      load(head.values, tile, panels, panels + (1 + 2 * kv_panels) * step, tile.exact_values,
-           tile.packed_values, [&](int p, float* into) {
-             const KvPlaneView& values = head.values;
-             kernels.values[bits_of(values)](values.codes(p), values.scales(p), values.zeros(p),
-                                             values.panel, into);
+      load(values(), tile, panels, panels + (1 + 2 * kv_panels) * step, tile.exact_values,
+           tile.packed_values, words.values, kernels.value_words, [&](int p, float* into) {
+             kernels.values[bits_of(values())](values().codes(p), values().scales(p),
+                                               values().zeros(p), values().panel, into);
            });
       kernels.attend(tile);
     }
@@ -196,14 +235,18 @@ class AttendTask {
   }
 
   // Where the kernel finds the tile's panels: in the cache when they lie there as f32, else
-  // unpacked into `room`, two panels a panel. What no query of the task sees is a panel of zeros.
+  // unpacked into `room`, two panels a panel: packed ones to words if the tile has such, else to
+  // floats. What no query of the task sees is a panel of zeros.
   template <class Unpack>
   void load(const KvPlaneView& plane, const AttentionTile& tile, const float* zeros, float* room,
-            const float** exact, const float** packed, Unpack unpack) const {
+            const float** exact, const float** packed, WordPanel* words,
+            const std::array<AttentionKernels::ReadWords, 9>& read_words, Unpack unpack) const {
     const KvLaw& law = request_.law;
     const int panel_floats = kv_panel * dim_;
     for (int i = 0; i < kv_panels; ++i, room += 2 * panel_floats) {
       exact[i] = packed[i] = zeros;
+      words[i] = {reinterpret_cast<const std::int16_t*>(zeros),
+                  reinterpret_cast<const Half*>(zeros)};
       const int first = tile.first_key + i * kv_panel, p = first / kv_panel;
       if (first > last_query()) continue;
       if (plane.panel.format.exact()) {
@@ -216,8 +259,14 @@ class AttendTask {
       }
       if (std::max(first, law.exact_below) <
           std::min(first + kv_panel, law.first_recent(last_query()))) {
-        unpack(p, room);
-        packed[i] = room;
+        if (tile.words == nullptr) {
+          unpack(p, room);
+          packed[i] = room;
+        } else {
+          const auto into = reinterpret_cast<std::int16_t*>(room);
+          read_words[bits_of(plane)](plane.codes(p), plane.zeros(p), plane.panel, into);
+          words[i] = {into, plane.scales(p)};
+        }
       }
     }
   }
@@ -232,6 +281,7 @@ class AttendTask {
 
   const AttendRequest& request_;
   int head_, first_token_, tokens_, group_, dim_;
+  bool words_;
 };
 
 }  // namespace detail

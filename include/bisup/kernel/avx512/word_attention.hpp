@@ -1,0 +1,237 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How does AVX-512 VNNI attend to a tile whose packed keys and values are words? As
+// avx512/attention.hpp, but vpdpwssd sums two dims of a score, or two tokens of a value, where a
+// float product sums one, and codes become words in fewer instructions than floats.
+
+#include <bisup/core/platform.hpp>
+#if BISUP_X86
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include <bisup/kernel/avx512/attention.hpp>
+#include <bisup/kernel/avx512/kv_words.hpp>
+
+BISUP_INTRINSICS_BEGIN
+namespace bisup::avx512_vnni {
+
+using avx512::attention_rows;
+
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE __m512i two_words(const std::int16_t* at) noexcept {
+  std::int32_t bits;
+  std::memcpy(&bits, at, sizeof bits);
+  return _mm512_set1_epi32(bits);
+}
+
+// sum += a b, two words a lane. As an instruction: g++ 12 gives the intrinsic's result a register
+// of its own and copies it back, and two dozen sums no longer fit.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE __m512i multiply_add(__m512i sum, __m512i a, __m512i b) noexcept {
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+
+// Scores of Rows queries, from `row` on, with the keys of Panels panels from `first` on.
+template <int Rows, int Panels>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE
+    void score(const WordTile& tile, int dim, int row, int first, float* scores) noexcept {
+  const std::int16_t* queries = tile.queries + static_cast<std::ptrdiff_t>(row) * dim;
+  for (int begin = 0; begin < dim; begin += tile.key_group) {
+    const int end = std::min(begin + tile.key_group, dim);
+    __m512i sum[Rows][Panels];
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int p = 0; p < Panels; ++p) sum[r][p] = _mm512_setzero_si512();
+    }
+    for (int d = begin; d < end; d += 2) {
+      __m512i key[Panels];
+#pragma GCC unroll 4
+      for (int p = 0; p < Panels; ++p)
+        key[p] = _mm512_loadu_si512(tile.keys[first + p].words + d * kv_panel);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const __m512i query = two_words(queries + static_cast<std::ptrdiff_t>(r) * dim + d);
+#pragma GCC unroll 4
+        for (int p = 0; p < Panels; ++p) sum[r][p] = multiply_add(sum[r][p], query, key[p]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < Panels; ++p) {
+      const auto scales = static_cast<std::size_t>(begin / tile.key_group * kv_panel);
+      const __m512 scale = avx512::load_scales(tile.keys[first + p].scales, Scale::f16, scales);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        float* at = scores + r * kv_tile + (first + p) * kv_panel;
+        const __m512 before =
+            begin == 0 ? _mm512_set1_ps(tile.query_centers[row + r]) : _mm512_loadu_ps(at);
+        const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][p]), scale);
+        _mm512_storeu_ps(
+            at, _mm512_fmadd_ps(product, _mm512_set1_ps(tile.query_scales[row + r]), before));
+      }
+    }
+  }
+}
+
+template <int Rows>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE
+    void score(const WordTile& tile, int dim, int row, KeyRange range, float* scores) noexcept {
+  if (range.empty()) return;
+  const int first = range.first / kv_panel, panels = (range.last + kv_panel - 1) / kv_panel - first;
+  switch (panels) {
+    case 1: return score<Rows, 1>(tile, dim, row, first, scores);
+    case 2: return score<Rows, 2>(tile, dim, row, first, scores);
+    case 3: return score<Rows, 3>(tile, dim, row, first, scores);
+    default: return score<Rows, 4>(tile, dim, row, first, scores);
+  }
+}
+
+struct WordWeights {
+  std::int16_t words[attention_rows * kv_tile];
+  float scale[attention_rows];
+};
+
+// A row's weights of packed keys times the scales of one group of their values, as words with one
+// scale: 15 bits of the largest. Other keys' words are zero, whatever their scales.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE void to_words(const RowSpan& span, const float* packed,
+                                  const float* value_scales, std::int16_t* words,
+                                  float& scale) noexcept {
+  const KeyRange range = span.packed_keys();
+  const std::uint64_t seen =
+      range.empty() ? 0 : avx512::keys_below(range.last) & ~avx512::keys_below(range.first);
+  __m512 weight[kv_panels];
+  __m512i largest = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (int p = 0; p < kv_panels; ++p) {
+    weight[p] = _mm512_maskz_mul_ps(static_cast<__mmask16>(seen >> (p * kv_panel)),
+                                    _mm512_loadu_ps(packed + p * kv_panel),
+                                    _mm512_loadu_ps(value_scales + p * kv_panel));
+    largest = _mm512_max_epi32(largest, avx512::magnitude_bits(weight[p]));
+  }
+  const float magnitude = avx512::largest_magnitude(largest);
+  const __m512 inverse = _mm512_set1_ps(magnitude > 0 ? word_levels / magnitude : 0.0f);
+  scale = magnitude / word_levels;
+#pragma GCC unroll 4
+  for (int p = 0; p < kv_panels; ++p) {
+    const __m512i word = _mm512_cvtps_epi32(_mm512_mul_ps(weight[p], inverse));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + p * kv_panel),
+                        _mm512_cvtepi32_epi16(word));
+  }
+}
+
+// out += weights times values, 16 Vectors columns, over the panels that hold `range`.
+template <int Rows, int Vectors>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE void accumulate(const AttentionTile& tile, const WordWeights& w, int row,
+                                    int col, KeyRange range) noexcept {
+  __m512i sum[Rows][Vectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = _mm512_setzero_si512();
+  }
+  for (int p = range.first / kv_panel; p * kv_panel < range.last; ++p) {
+    const int begin = std::max(range.first, p * kv_panel) / 2 * 2;
+    const int end = std::min(range.last, (p + 1) * kv_panel);
+    const std::int16_t* values =
+        tile.words->values[p].words + (begin - p * kv_panel) * tile.dim + 2 * col;
+    for (int j = begin; j < end; j += 2, values += 2 * tile.dim) {
+      __m512i value[Vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) value[v] = _mm512_loadu_si512(values + v * 32);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const __m512i weight = two_words(w.words + r * kv_tile + j);
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) sum[r][v] = multiply_add(sum[r][v], weight, value[v]);
+      }
+    }
+  }
+  float* out = tile.out + static_cast<std::ptrdiff_t>(row) * tile.dim + col;
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r, out += tile.dim) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      _mm512_storeu_ps(out + v * 16,
+                       _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), _mm512_set1_ps(w.scale[r]),
+                                       _mm512_loadu_ps(out + v * 16)));
+    }
+  }
+}
+
+template <int Rows>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_OPTIMIZED void attend_rows(const AttentionTile& tile, int row) noexcept {
+  const WordTile& words = *tile.words;
+  avx512::RowWeights w;
+  RowSpan span[Rows];
+  for (int r = 0; r < Rows; ++r) {
+    span[r] = row_span(tile, row + r);
+    w.exact_keys.include(span[r].exact_keys()), w.packed_keys.include(span[r].packed_keys());
+  }
+  const bool exact = !w.exact_keys.empty(), packed = !w.packed_keys.empty();
+  if (!exact && !packed) return;
+  const float* queries = tile.queries + static_cast<std::ptrdiff_t>(row) * tile.dim;
+  avx512::score<Rows>(queries, tile.dim, tile.exact_keys, w.exact_keys, w.exact);
+  score<Rows>(words, tile.dim, row, w.packed_keys, w.packed);
+  for (int r = 0; r < Rows; ++r) {
+    w.correction[r] = avx512::soften(span[r], exact ? w.exact + r * kv_tile : nullptr,
+                                     packed ? w.packed + r * kv_tile : nullptr,
+                                     tile.maximum[row + r], tile.sum[row + r]);
+  }
+  // What was summed before, and exact keys; the packed ones are added behind them.
+  const KeyRange packed_keys = std::exchange(w.packed_keys, {});
+  int col = 0;
+  for (; col + 64 <= tile.dim; col += 64) avx512::accumulate<Rows, 4>(tile, w, row, col);
+  for (; col < tile.dim; col += 32) avx512::accumulate<Rows, 2>(tile, w, row, col);
+  if (!packed) return;
+  WordWeights in_words;
+  for (int begin = 0; begin < tile.dim; begin += words.value_group) {
+    alignas(64) float scales[kv_tile];
+    for (int p = 0; p < kv_panels; ++p) {
+      const auto at = static_cast<std::size_t>(begin / words.value_group * kv_panel);
+      _mm512_store_ps(scales + p * kv_panel,
+                      avx512::load_scales(words.values[p].scales, Scale::f16, at));
+    }
+    for (int r = 0; r < Rows; ++r) {
+      to_words(span[r], w.packed + r * kv_tile, scales, in_words.words + r * kv_tile,
+               in_words.scale[r]);
+    }
+    const int end = std::min(begin + words.value_group, tile.dim);
+    for (col = begin; col + 64 <= end; col += 64)
+      accumulate<Rows, 4>(tile, in_words, row, col, packed_keys);
+    for (; col < end; col += 32) accumulate<Rows, 2>(tile, in_words, row, col, packed_keys);
+  }
+}
+
+// Limited by: the two ports of vpdpwssd, for which a row, of 64 keys and 64 dims, has 256, against
+// 512 float products. Tried and lost: nothing yet but unpacking to floats.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_OPTIMIZED inline void attend(const AttentionTile& tile) noexcept {
+  if (tile.words == nullptr) return avx512::attend(tile);
+  int row = 0;
+  for (; row + attention_rows <= tile.rows; row += attention_rows)
+    attend_rows<attention_rows>(tile, row);
+  switch (tile.rows - row) {
+    case 5: return attend_rows<5>(tile, row);
+    case 4: return attend_rows<4>(tile, row);
+    case 3: return attend_rows<3>(tile, row);
+    case 2: return attend_rows<2>(tile, row);
+    case 1: return attend_rows<1>(tile, row);
+    default: return;
+  }
+}
+
+}  // namespace bisup::avx512_vnni
+BISUP_INTRINSICS_END
+#endif
