@@ -19,6 +19,7 @@
 
 #include "command.hpp"
 #include "memory_bandwidth.hpp"
+#include "peak_memory.hpp"
 #include "terminal.hpp"
 
 namespace command {
@@ -67,8 +68,18 @@ struct Test {
 struct Measured {
   Test test;
   std::vector<double> rates;  // tokens a second
+  double first_seconds = 0;   // that the first time took, before rates are taken
+  std::size_t cache_bytes = 0;
   double bytes_per_token = 0, bandwidth = 0;
 
+  // Repetition -1 warms up.
+  void add(int repetition, double seconds) {
+    if (repetition < 0) {
+      first_seconds = seconds;
+    } else {
+      rates.push_back(test.tokens() * test.sequences / seconds);
+    }
+  }
   [[nodiscard]] double mean() const {
     return std::accumulate(rates.begin(), rates.end(), 0.0) / static_cast<double>(rates.size());
   }
@@ -120,9 +131,8 @@ struct BenchCommand {
   }
 
   // Several sequences, one token of each at a time.
-  Result<std::vector<double>> measure_together(const llama::Model& model,
-                                               const bisup::KvPolicy& policy, const Test& test,
-                                               bisup::ThreadPool& pool) const {
+  Result<Measured> measure_together(const llama::Model& model, const bisup::KvPolicy& policy,
+                                    const Test& test, bisup::ThreadPool& pool) const {
     auto made = llama::Sequences::make(model, std::max(test.depth + test.generated, 1), policy,
                                        {.sequences = test.sequences}, pool);
     if (!made) return made.error();
@@ -143,7 +153,9 @@ struct BenchCommand {
     }
     std::vector<llama::Sequences::Next> nexts;
     for (const int number : numbers) nexts.push_back({number, std::span(ids).last(1)});
-    std::vector<double> rates;
+    Measured measured;
+    measured.test = test;
+    measured.cache_bytes = sequences.pool().allocated_bytes();
     for (int repetition = -1; repetition < repetitions; ++repetition) {
       for (std::size_t i = 0; i < numbers.size(); ++i) sequences.truncate(numbers[i], depths[i]);
       const Clock clock;
@@ -152,14 +164,14 @@ struct BenchCommand {
       }
       const double seconds = clock.seconds();
       if (interrupted()) return Error{Errc::interrupted, "stopped"};
-      if (repetition >= 0) rates.push_back(test.tokens() * test.sequences / seconds);
+      measured.add(repetition, seconds);
     }
-    return rates;
+    return measured;
   }
 
-  // The rates of one test; nothing if it was interrupted.
-  Result<std::vector<double>> measure(const llama::Model& model, const bisup::KvPolicy& policy,
-                                      const Test& test, bisup::ThreadPool& pool) const {
+  // One test.
+  Result<Measured> measure(const llama::Model& model, const bisup::KvPolicy& policy,
+                           const Test& test, bisup::ThreadPool& pool) const {
     if (test.sequences > 1) return measure_together(model, policy, test, pool);
     auto session = llama::Session::make(model, test.depth + test.tokens(), policy, pool);
     if (!session) return session.error();
@@ -172,7 +184,9 @@ struct BenchCommand {
           std::span(ids).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
     };
     for (int at = 0; at < test.depth; at += 512) read(at, std::min(512, test.depth - at));
-    std::vector<double> rates;
+    Measured measured;
+    measured.test = test;
+    measured.cache_bytes = session->cache().allocated_bytes();
     for (int repetition = -1; repetition < repetitions; ++repetition) {
       session->truncate(test.depth);
       const Clock clock;
@@ -180,9 +194,9 @@ struct BenchCommand {
       for (int i = 0; i < test.generated && !interrupted(); ++i) read(test.depth + i, 1);
       const double seconds = clock.seconds();
       if (interrupted()) return Error{Errc::interrupted, "stopped"};
-      if (repetition >= 0) rates.push_back(test.tokens() / seconds);
+      measured.add(repetition, seconds);
     }
-    return rates;
+    return measured;
   }
 
   Result<void> run() const {
@@ -193,10 +207,12 @@ struct BenchCommand {
     const auto list = tests();
     if (list.empty()) return Error{Errc::bad_scheme, "-p 0 and -n 0 leave nothing to measure"};
     bisup::ThreadPool loading(common.threads);
+    const Clock clock;
     const auto loaded = model(loading);
     if (!loaded) return about(loaded.error(), common.model);
     const auto policy = kv_policy(*loaded, kv);
     if (!policy) return about(policy.error(), common.model);
+    const double load_seconds = clock.seconds();
     const auto size = llama::model_size(*loaded);
     const std::string name =
         shape.empty() ? std::filesystem::path(common.model).filename().string() : shape;
@@ -210,21 +226,25 @@ struct BenchCommand {
     }
     std::vector<Measured> results;
     std::map<int, double> bandwidth;  // of so many threads
+    std::size_t peak = 0;
     Meter meter("tests");
     for (const Test& test : list) {
       bisup::ThreadPool pool(test.threads);
+      auto measured = measure(*loaded, *policy, test, pool);
+      if (!measured) return about(measured.error(), name);
+      if (results.empty()) peak = peak_memory();  // what follows takes memory of its own
       if (!bandwidth.contains(test.threads)) bandwidth[test.threads] = read_bandwidth(pool);
-      auto rates = measure(*loaded, *policy, test, pool);
-      if (!rates) return about(rates.error(), name);
-      const Measured& one = results.emplace_back(Measured{test, std::move(rates).value(),
-                                                          static_cast<double>(size.token_bytes),
-                                                          bandwidth[test.threads]});
+      Measured& one = results.emplace_back(std::move(measured).value());
+      one.bytes_per_token = static_cast<double>(size.token_bytes);
+      one.bandwidth = bandwidth[test.threads];
       if (!common.json) print_row(label, width, size, one);
       if (!meter(static_cast<int>(results.size()), static_cast<int>(list.size()))) {
         return Error{Errc::interrupted, "stopped"};
       }
     }
-    if (common.json) print_json(name, loaded->scheme.name(), *policy, size, results);
+    if (common.json) {
+      print_json(name, loaded->scheme.name(), *policy, size, load_seconds, peak, results);
+    }
     return {};
   }
 
@@ -245,8 +265,8 @@ struct BenchCommand {
   }
 
   void print_json(const std::string& name, const std::string& scheme_name,
-                  const bisup::KvPolicy& policy, const llama::ModelSize& size,
-                  const std::vector<Measured>& results) const {
+                  const bisup::KvPolicy& policy, const llama::ModelSize& size, double load_seconds,
+                  std::size_t peak, const std::vector<Measured>& results) const {
     Json list = Json::array();
     for (const Measured& one : results) {
       const bool decodes = one.test.generated > 0;
@@ -259,6 +279,8 @@ struct BenchCommand {
            {"avg_ts", one.mean()},
            {"stddev_ts", one.deviation()},
            {"samples_ts", one.rates},
+           {"first_seconds", one.first_seconds},
+           {"cache_bytes", one.cache_bytes},
            {"read_bytes_per_second",
             decodes ? Json(one.bytes_per_token * one.mean() / one.test.sequences) : Json(nullptr)},
            {"memory_bytes_per_second", one.bandwidth}});
@@ -272,6 +294,8 @@ struct BenchCommand {
            {"kv_sinks", policy.sinks},
            {"kv_recent", policy.recent},
            {"repetitions", repetitions},
+           {"load_seconds", load_seconds},
+           {"peak_memory_bytes", peak},
            {"results", std::move(list)}});
   }
 };

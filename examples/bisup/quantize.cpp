@@ -1,7 +1,6 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/core.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <bisup/calibrate/calibrator.hpp>
@@ -22,6 +21,7 @@
 #include "calibration.hpp"
 #include "command.hpp"
 #include "kv_search.hpp"
+#include "peak_memory.hpp"
 #include "preflight.hpp"
 #include "prompt_options.hpp"
 #include "recipe_options.hpp"
@@ -35,17 +35,6 @@ namespace {
 using bisup::Errc;
 using bisup::Error;
 using bisup::Result;
-
-// The most memory this process ever had, in bytes.
-std::size_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-#ifdef __APPLE__
-  return static_cast<std::size_t>(usage.ru_maxrss);
-#else
-  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
-#endif
-}
 
 struct QuantizeCommand {
   Common common;
@@ -247,9 +236,8 @@ struct QuantizeCommand {
   Result<void> save(const bisup::llama::Model& made, const bisup::io::TokenizerFiles& tokenizer,
                     const bisup::io::Provenance& provenance,
                     const std::vector<bisup::BlockReport>& blocks,
-                    const bisup::tune::PhaseReport& together,
-                    std::vector<bisup::TimeReport> times, bisup::ThreadPool& pool,
-                    const Clock& clock) const {
+                    const bisup::tune::PhaseReport& together, std::vector<bisup::TimeReport> times,
+                    bisup::ThreadPool& pool, const Clock& clock) const {
     bisup::llama::Model model = made;
     auto policy = kv_policy(made, kv);
     if (policy && kv_search.bits > 0)
