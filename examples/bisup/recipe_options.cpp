@@ -60,7 +60,8 @@ std::pair<double Tuning::*, double> rate_of(const std::string& text) {
   double rate = 0;
   if (!CLI::detail::lexical_cast(text.substr(equals + 1), rate) || !(rate >= 0) || rate > 1)
     return {};
-  const auto named = std::ranges::find(rates, std::string_view(text).substr(0, equals), &Rate::name);
+  const auto named =
+      std::ranges::find(rates, std::string_view(text).substr(0, equals), &Rate::name);
   return {named == rates.end() ? nullptr : named->rate, rate};
 }
 
@@ -122,13 +123,14 @@ void add_recipe_options(CLI::App& sub, RecipeOptions& options) {
   sub.add_option("--preset", options.preset,
                  "how much bisup_* tune, and on how many samples: demo, fast, default, thorough")
       ->check(CLI::IsMember(presets));
-  sub.add_option("--rank", options.rank,
-                 "of the branches that bisup_* learn; 0: none (32 unless given, or what half a bit "
-                 "a weight "
-                 "allows)")
+  sub.add_option(
+         "--rank", options.rank,
+         "of the branches that bisup_* learn; 0: none (32 unless given, or what a quarter of a bit "
+         "a weight allows)")
       ->check(CLI::Range(0, 4096));
   sub.add_option("--branch-type", options.branch_type,
-                 "in what branches are stored: int8 unless given, or f16, of which half the rank costs as much")
+                 "in what branches are stored: int8 unless given, or f16, of which half the rank "
+                 "costs as much")
       ->check(CLI::IsMember({"int8", "f16"}));
   sub.add_option("--learn", options.learned,
                  "what bisup_* learn beside branches, and nothing else: clips (of activations and "

@@ -6,6 +6,7 @@
 
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/calibrate/random_model.hpp>
+#include <bisup/calibrate/recipe.hpp>
 #include <bisup/llama/block.hpp>
 #include <bisup/llama/session.hpp>
 #include <cstdio>
@@ -61,11 +62,12 @@ void add_keepers(Block& block, const llama::Model& model, ThreadPool& pool) {
   }
 }
 
-// BiSup at run time: branches of the rank that half a bit a weight allows here.
+// BiSup at run time: branches of the rank that its bits a weight allow here.
 void add_branches(Block& block, const llama::Model&, ThreadPool& pool) {
-  constexpr int rank = 18;
+  const Tuning tuning = find_recipe("bisup_quarot")->tuning;
   detail::RandomWeights random{2, pool};
   for (llama::AnyLinear* linear : linears_of(block)) {
+    const int rank = tuning.rank_of(linear->in(), linear->out());
     linear->set_branch(llama::stored_branch(llama::as_matrix(random.dense(rank, linear->in()).view),
                                             llama::as_matrix(random.dense(rank, linear->out()).view),
                                             DType::i8));

@@ -51,7 +51,7 @@ struct Preset {
 inline constexpr std::array presets = {
     Preset{"demo", 16, 256, 6, 30},
     Preset{"fast", 48, 512, 12, 60},
-    Preset{"default", 128, 512, 24, 360},
+    Preset{"default", 120, 512, 24, 480},
     Preset{"thorough", 128, 2048, 240, 2000},
 };
 
