@@ -254,7 +254,7 @@ def test_preset():
     check(tokens("--method", "atom", "--calib-length", "64") == 24 * 64, "a base has its own")
     check(tokens("--method", "bisup_atom", "--preset", "demo") == 16 * 256, "demo")
     check(tokens("--method", "bisup_atom") == 120 * 512, "default")
-    check(tokens("--method", "bisup_atom", "--calib-length", "64") == 128 * 64, "a length of one's own")
+    check(tokens("--method", "bisup_atom", "--calib-length", "64") == 120 * 64, "a length of one's own")
     check(tokens("--method", "bisup_atom", "--calib-samples", "3") == 3 * 512, "a number of one's own")
 
 

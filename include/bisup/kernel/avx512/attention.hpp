@@ -14,6 +14,7 @@
 #include <limits>
 
 #include <bisup/kernel/avx512/lanes.hpp>
+#include <bisup/kernel/even_tiles.hpp>
 #include <bisup/kernel/scalar_attention.hpp>
 
 BISUP_INTRINSICS_BEGIN
@@ -216,17 +217,7 @@ BISUP_OPTIMIZED void attend_rows(const AttentionTile& tile, int row) noexcept {
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_OPTIMIZED inline void attend(const AttentionTile& tile) noexcept {
   static_assert(kv_tile == 64, "the keys that a row sees are one 64-bit mask");
-  int row = 0;
-  for (; row + attention_rows <= tile.rows; row += attention_rows)
-    attend_rows<attention_rows>(tile, row);
-  switch (tile.rows - row) {
-    case 5: return attend_rows<5>(tile, row);
-    case 4: return attend_rows<4>(tile, row);
-    case 3: return attend_rows<3>(tile, row);
-    case 2: return attend_rows<2>(tile, row);
-    case 1: return attend_rows<1>(tile, row);
-    default: return;
-  }
+  each_tile(0, tile.rows, [&]<int Rows>(int row) { attend_rows<Rows>(tile, row); });
 }
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)

@@ -15,6 +15,7 @@
 
 #include <bisup/core/matrix.hpp>
 #include <bisup/kernel/avx512/unpack.hpp>
+#include <bisup/kernel/even_tiles.hpp>
 #include <bisup/kernel/scalar.hpp>
 
 BISUP_INTRINSICS_BEGIN
@@ -163,25 +164,6 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> 
   add_groups<Bits, Bits, Affine>(
       codes, x, token, group == 0 ? row_tiles : group / panel16::tile_codes, 0, x.groups, sum);
   store_sums(x, y, w.shape.rows, panel, last_panel, token, add, sum);
-}
-
-// Tokens are cut into tiles of nearly equal height, 6 at most, so that 7 tokens are 4 + 3, not 6 +
-// 1. Calls visit.template operator()<Tokens>(token).
-template <class Visit>
-BISUP_ALWAYS_INLINE void each_tile(int first_token, int last_token, Visit visit) noexcept {
-  const int heights = (last_token - first_token + 5) / 6;
-  for (int i = 0, token = first_token; i < heights; ++i) {
-    const int height = (last_token - token + heights - i - 1) / (heights - i);
-    switch (height) {
-      case 1: visit.template operator()<1>(token); break;
-      case 2: visit.template operator()<2>(token); break;
-      case 3: visit.template operator()<3>(token); break;
-      case 4: visit.template operator()<4>(token); break;
-      case 5: visit.template operator()<5>(token); break;
-      default: visit.template operator()<6>(token); break;
-    }
-    token += height;
-  }
 }
 
 // Two panels of some groups, unpacked for many tokens, and the sums of these so far.

@@ -24,7 +24,7 @@ namespace bisup::avx512 {
 template <int Bits, int Step>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE
-    void key_words_step(const std::uint8_t* tile, __m512i zero, std::int16_t* out) noexcept {
+    void key_words_step(const LoadedTile<Bits>& tile, __m512i zero, std::int16_t* out) noexcept {
   const __m512i codes = unpack<Bits, Step>(tile);
   const __m512i even = _mm512_and_si512(codes, _mm512_set1_epi16(0xff));  // dims 0 and 2
   const __m512i odd = _mm512_srli_epi16(codes, 8);                        // 1 and 3
@@ -32,32 +32,74 @@ BISUP_ALWAYS_INLINE
   _mm512_storeu_si512(out + Step * 64 + 32, _mm512_sub_epi16(odd, zero));
 }
 
+// 32 dims.
+template <int Bits>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE void key_words_tile(const LoadedTile<Bits>& tile, const std::uint8_t* zeros,
+                                        std::int16_t* out) noexcept {
+  const __m512i of_token = load_zeros(zeros);
+  const __m512i zero = _mm512_or_si512(of_token, _mm512_slli_epi32(of_token, 16));
+  key_words_step<Bits, 0>(tile, zero, out);
+  key_words_step<Bits, 1>(tile, zero, out);
+  key_words_step<Bits, 2>(tile, zero, out);
+  key_words_step<Bits, 3>(tile, zero, out);
+  key_words_step<Bits, 4>(tile, zero, out);
+  key_words_step<Bits, 5>(tile, zero, out);
+  key_words_step<Bits, 6>(tile, zero, out);
+  key_words_step<Bits, 7>(tile, zero, out);
+}
+
+// Codes are loaded, of two tiles, before any word is stored: a load waits for a store before it
+// whose address ends in the same 12 bits, and there is always one among those of a panel's words.
 template <int Bits>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_OPTIMIZED void key_words(const std::uint8_t* codes, const std::uint8_t* zeros,
                                const KvPanel& panel, std::int16_t* out) noexcept {
-  for (int d = 0; d < panel.dim(); d += panel16::tile_codes) {
-    const __m512i of_token = load_zeros(zeros + d / panel.group() * kv_panel);
-    const __m512i zero = _mm512_or_si512(of_token, _mm512_slli_epi32(of_token, 16));
-    key_words_step<Bits, 0>(codes, zero, out);
-    key_words_step<Bits, 1>(codes, zero, out);
-    key_words_step<Bits, 2>(codes, zero, out);
-    key_words_step<Bits, 3>(codes, zero, out);
-    key_words_step<Bits, 4>(codes, zero, out);
-    key_words_step<Bits, 5>(codes, zero, out);
-    key_words_step<Bits, 6>(codes, zero, out);
-    key_words_step<Bits, 7>(codes, zero, out);
-    codes += tile_bytes<panel16, Bits>, out += panel16::tile_codes * kv_panel;
+  constexpr int dims = panel16::tile_codes, words = dims * kv_panel;
+  constexpr std::size_t bytes = tile_bytes<panel16, Bits>;
+  const int dim = panel.dim(), group = panel.group();
+  int d = 0;
+  for (; d + 2 * dims <= dim; d += 2 * dims, codes += 2 * bytes, out += 2 * words) {
+    const LoadedTile<Bits> first(codes), second(codes + bytes);
+    key_words_tile<Bits>(first, zeros + d / group * kv_panel, out);
+    key_words_tile<Bits>(second, zeros + (d + dims) / group * kv_panel, out + words);
   }
+  if (d < dim) key_words_tile<Bits>(LoadedTile<Bits>(codes), zeros + d / group * kv_panel, out);
 }
 
-// Two tokens side by side, up to 64 dims of one group, a multiple of 32. With 2 and 4 bits a word
-// of 16 bits holds eight or four dims: it is copied to each of them and shifted.
-template <int Bits>
+// Dims dims, 32 or 64, of 16 tokens, two tokens side by side. With 2 and 4 bits a word of 16 bits
+// holds eight or four dims: it is copied to each of them and shifted. Codes are loaded before
+// words are stored, as above.
+template <int Bits, int Dims>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
-BISUP_ALWAYS_INLINE void two_rows(const std::uint8_t* a, const std::uint8_t* b, int dims,
-                                  __m512i zero, std::int16_t* out) noexcept {
-  if constexpr (Bits == 2 || Bits == 4) {
+BISUP_ALWAYS_INLINE
+    void value_columns(const std::uint8_t* codes, std::ptrdiff_t row_bytes,
+                       const std::uint8_t* zeros, int dim, std::int16_t* out) noexcept {
+  constexpr int pairs = kv_panel / 2;
+  if constexpr (Bits == 8) {
+    constexpr auto present = (std::uint64_t{1} << (Dims - 1)) * 2 - 1;
+    // Four dims of every sixteen into each quarter, where interleaving leaves them in their order.
+    const __m512i quarters = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    __m512i row[kv_panel];
+#pragma GCC unroll 16
+    for (int t = 0; t < kv_panel; ++t)
+      row[t] = _mm512_maskz_loadu_epi8(present, codes + t * row_bytes);
+#pragma GCC unroll 8
+    for (int t = 0; t < kv_panel; t += 2, out += 2 * dim) {
+      const __m512i zero = _mm512_set1_epi32(zeros[t] | zeros[t + 1] << 16);
+      const __m512i a = _mm512_maskz_permutexvar_epi32(0xffff, quarters, row[t]);
+      const __m512i b = _mm512_maskz_permutexvar_epi32(0xffff, quarters, row[t + 1]);
+      const __m512i nothing = _mm512_setzero_si512();
+      const __m512i both[2] = {_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)};
+#pragma GCC unroll 2
+      for (int half = 0; half < Dims / 32; ++half) {
+        const __m512i low = _mm512_unpacklo_epi8(both[half], nothing);
+        const __m512i high = _mm512_unpackhi_epi8(both[half], nothing);
+        _mm512_storeu_si512(out + half * 64, _mm512_sub_epi16(low, zero));
+        _mm512_storeu_si512(out + half * 64 + 32, _mm512_sub_epi16(high, zero));
+      }
+    }
+  } else if constexpr (Bits == 2 || Bits == 4) {
     constexpr int held = 16 / Bits, row = 64 / held;  // dims of a word, words of 64 dims
     alignas(64) static constexpr auto lanes = [] {
       struct {
@@ -70,42 +112,47 @@ BISUP_ALWAYS_INLINE void two_rows(const std::uint8_t* a, const std::uint8_t* b, 
       for (int i = 0; i < 32; ++i) all.shift[i] = static_cast<std::int16_t>(i / 2 % held * Bits);
       return all;
     }();
-    const auto present = static_cast<__mmask16>((1u << (dims / held)) - 1);
-    __m512i both;
-    if constexpr (Bits == 4) {
-      both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi16(present, a)),
-                                _mm256_maskz_loadu_epi16(present, b), 1);
-    } else {
-      const auto eight = static_cast<__mmask8>(present);
-      both = _mm512_castsi256_si512(
-          _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_maskz_loadu_epi16(eight, a)),
-                                  _mm_maskz_loadu_epi16(eight, b), 1));
+    constexpr auto present = static_cast<__mmask16>((1u << (Dims / held)) - 1);
+    __m512i both[pairs];
+#pragma GCC unroll 8
+    for (int pair = 0; pair < pairs; ++pair, codes += 2 * row_bytes) {
+      if constexpr (Bits == 4) {
+        both[pair] =
+            _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi16(present, codes)),
+                               _mm256_maskz_loadu_epi16(present, codes + row_bytes), 1);
+      } else {
+        constexpr auto eight = static_cast<__mmask8>(present);
+        both[pair] = _mm512_castsi256_si512(
+            _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_maskz_loadu_epi16(eight, codes)),
+                                    _mm_maskz_loadu_epi16(eight, codes + row_bytes), 1));
+      }
     }
     const __m512i shift = _mm512_load_si512(lanes.shift), mask = _mm512_set1_epi16((1 << Bits) - 1);
-    for (int v = 0; v < dims / 16; ++v) {
-      const __m512i spread =
-          _mm512_maskz_permutexvar_epi16(0xffffffffu, _mm512_load_si512(lanes.word[v]), both);
-      const __m512i codes = _mm512_and_si512(_mm512_srlv_epi16(spread, shift), mask);
-      _mm512_storeu_si512(out + v * 32, _mm512_sub_epi16(codes, zero));
+#pragma GCC unroll 8
+    for (int pair = 0; pair < pairs; ++pair, out += 2 * dim, zeros += 2) {
+      const __m512i zero = _mm512_set1_epi32(zeros[0] | zeros[1] << 16);
+#pragma GCC unroll 4
+      for (int v = 0; v < Dims / 16; ++v) {
+        const __m512i spread = _mm512_maskz_permutexvar_epi16(
+            0xffffffffu, _mm512_load_si512(lanes.word[v]), both[pair]);
+        const __m512i words = _mm512_and_si512(_mm512_srlv_epi16(spread, shift), mask);
+        _mm512_storeu_si512(out + v * 32, _mm512_sub_epi16(words, zero));
+      }
     }
   } else {
-    for (int d = 0; d < dims; d += 16) {
-      const __m512i codes =
-          _mm512_or_si512(sixteen_codes<Bits>(a + d * Bits / 8),
-                          _mm512_slli_epi32(sixteen_codes<Bits>(b + d * Bits / 8), 16));
-      _mm512_storeu_si512(out + 2 * d, _mm512_sub_epi16(codes, zero));
+    for (int pair = 0; pair < pairs; ++pair, codes += 2 * row_bytes, out += 2 * dim, zeros += 2) {
+      const __m512i zero = _mm512_set1_epi32(zeros[0] | zeros[1] << 16);
+      __m512i words[Dims / 16];
+#pragma GCC unroll 4
+      for (int v = 0; v < Dims / 16; ++v) {
+        const std::uint8_t* at = codes + v * 16 * Bits / 8;
+        words[v] = _mm512_or_si512(sixteen_codes<Bits>(at),
+                                   _mm512_slli_epi32(sixteen_codes<Bits>(at + row_bytes), 16));
+      }
+#pragma GCC unroll 4
+      for (int v = 0; v < Dims / 16; ++v)
+        _mm512_storeu_si512(out + v * 32, _mm512_sub_epi16(words[v], zero));
     }
-  }
-}
-
-template <int Bits, int Dims>
-BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
-BISUP_ALWAYS_INLINE
-    void value_columns(const std::uint8_t* codes, std::ptrdiff_t row_bytes,
-                       const std::uint8_t* zeros, int dim, std::int16_t* out) noexcept {
-  for (int t = 0; t < kv_panel; t += 2, codes += 2 * row_bytes, out += 2 * dim) {
-    two_rows<Bits>(codes, codes + row_bytes, Dims, _mm512_set1_epi32(zeros[t] | zeros[t + 1] << 16),
-                   out);
   }
 }
 

@@ -17,15 +17,37 @@
 BISUP_INTRINSICS_BEGIN
 namespace bisup::avx512 {
 
+// The vectors of a tile, where they lie or loaded before.
+struct StoredTile {
+  const std::uint8_t* at;
+  BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+  BISUP_ALWAYS_INLINE __m512i operator[](int vector) const noexcept {
+    return _mm512_loadu_si512(at + vector * panel16::vector_bytes);
+  }
+};
+template <int Bits>
+struct LoadedTile {
+  __m512i vectors[Bits];
+  BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+  BISUP_ALWAYS_INLINE explicit LoadedTile(const std::uint8_t* at) noexcept {
+#pragma GCC unroll 8
+    for (int v = 0; v < Bits; ++v) vectors[v] = _mm512_loadu_si512(at + v * panel16::vector_bytes);
+  }
+  BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+  BISUP_ALWAYS_INLINE __m512i operator[](int vector) const noexcept {
+    return vectors[vector];
+  }
+};
+
 // The bits from `Bit` on of one step, merged into `done`.
-template <int Bits, int Step, int Bit>
+template <int Bits, int Step, int Bit, class Tile>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
-BISUP_ALWAYS_INLINE __m512i unpack_from(const std::uint8_t* tile, __m512i done) noexcept {
+BISUP_ALWAYS_INLINE __m512i unpack_from(const Tile& tile, __m512i done) noexcept {
   if constexpr (Bit == Bits) {
     return done;
   } else {
     constexpr Piece piece = piece_at<Bits>(Step, Bit);
-    __m512i v = _mm512_loadu_si512(tile + piece.vector * panel16::vector_bytes);
+    __m512i v = tile[piece.vector];
     if constexpr (piece.shift() > 0) v = _mm512_srli_epi16(v, piece.shift());
     if constexpr (piece.shift() < 0) v = _mm512_slli_epi16(v, -piece.shift());
     const __m512i mask = _mm512_set1_epi8(static_cast<char>(piece.mask()));
@@ -36,11 +58,16 @@ BISUP_ALWAYS_INLINE __m512i unpack_from(const std::uint8_t* tile, __m512i done) 
 }
 
 // Codes of step `Step` of a tile, byte lane 4 row + code mod 4.
+template <int Bits, int Step, class Tile>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE __m512i unpack(const Tile& tile) noexcept {
+  if constexpr (Bits == 8) return tile[Step];
+  return unpack_from<Bits, Step, 0>(tile, _mm512_setzero_si512());
+}
 template <int Bits, int Step>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE __m512i unpack(const std::uint8_t* tile) noexcept {
-  if constexpr (Bits == 8) return _mm512_loadu_si512(tile + Step * panel16::vector_bytes);
-  return unpack_from<Bits, Step, 0>(tile, _mm512_setzero_si512());
+  return unpack<Bits, Step>(StoredTile{tile});
 }
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
