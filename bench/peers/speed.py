@@ -151,8 +151,18 @@ class Runner:
             pair.peer, self.product)(pair)
 
     def itself(self, pair):
-        """Ours with nothing in the cache, or rounded to nearest: what depth costs, or what a recipe adds."""
+        """Ours rounded to nearest: what a recipe adds."""
         return {**self.ours(pair, 0, "rtn"), "build": ""}
+
+    def depths(self, pair):
+        """Ours behind nothing and behind many tokens, in one process: what depth costs."""
+        told = json.loads(self.run(
+            self.options.bisup, "bench", "--shape", "tinyllama-1.1b", "--scheme", pair.scheme, "-p", "0", "-n",
+            str(GENERATED), "-d", f"0,{pair.depth}", "-t", str(pair.threads), "-r", "5", *pair.ours, "--json"))
+        side = lambda result: {"rate": statistics.median(result["samples_ts"]), "bytes": told["model_size"],
+                               "of_bandwidth": result["read_bytes_per_second"] / result["memory_bytes_per_second"]}
+        shallow, deep = map(side, told["results"])
+        return {"ours": deep, "theirs": {**shallow, "build": ""}}
 
     def ctranslate2(self, pair):
         prompt, generated = pair.sizes()
@@ -203,6 +213,7 @@ def measure(options, results):
             if len(rounds) > number:
                 continue
             rounds.append(runner.both(pair) if pair.peer == "oneDNN" else
+                          runner.depths(pair) if pair.peer == "bisup" and pair.depth else
                           {"ours": runner.ours(pair), "theirs": runner.theirs(pair)})
             last = rounds[-1]
             print(f"{pair.name}: {last['ours']['rate']:.1f} / {last['theirs']['rate']:.1f} = "
