@@ -2,7 +2,7 @@
 """What does the runtime take beside its arithmetic? Measures memory, the time to the first token and what is left
 of two threads when another program spins on one of their cores, and writes the second table of docs/performance.md.
 
-    python bench/peers/runtime.py [--rounds 3]
+    python3 bench/peers/runtime.py [--rounds 3]
 
 Wants what bench/peers/run.sh made: build/peers with SmolLM2's artefact and the GGUF of random weights.
 """

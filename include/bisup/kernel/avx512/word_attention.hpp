@@ -32,10 +32,11 @@ BISUP_ALWAYS_INLINE __m512i two_words(const std::int16_t* at) noexcept {
 }
 
 // sum += a b, two words a lane. As an instruction: g++ 12 gives the intrinsic's result a register
-// of its own and copies it back, and two dozen sums no longer fit.
+// of its own and copies it back, and two dozen sums no longer fit. In both dialects: users choose
+// theirs.
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 BISUP_ALWAYS_INLINE __m512i multiply_add(__m512i sum, __m512i a, __m512i b) noexcept {
-  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  asm("vpdpwssd {%2, %1, %0|%0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
   return sum;
 }
 
