@@ -25,17 +25,16 @@ BASE_DATA = ["--calib-samples", "24", "--calib-length", "2048"]
 NOTHING = ["--learn", "none", "--rank", "0"]
 # One ingredient at a time, learned block by block and end to end; then stages; then all.
 INGREDIENTS = {
-    "clips": ["--learn", "clips", "--rank", "0"],
-    "scales of weights": ["--learn", "scales", "--rank", "0"],
-    "norm gains": ["--learn", "norms", "--rank", "0"],
-    "branches of rank 8": ["--learn", "none", "--rank", "8"],
-    "branches of rank 32": ["--learn", "none", "--rank", "32"],
-    "prompt bos": [*NOTHING, "--cache-prompt", "bos"],
+    "prompt": [*NOTHING, "--cache-prompt", "bos"],
+    "smoothing": ["--learn", "smoothing", "--rank", "0"],
+    "clips and scales": ["--learn", "clips,scales", "--rank", "0"],
+    "branches": ["--learn", "none"],
     "all, blocks only": ["--end-to-end", "0"],
     "all, end to end only": ["--block-steps", "0"],
     "all": [],
     "all without branches": ["--rank", "0"],
-    "all, rank 32": ["--rank", "32"],
+    "all and smoothing": ["--learn", "clips,scales,norms,smoothing"],
+    "all, smoothing and prompt": ["--learn", "clips,scales,norms,smoothing", "--cache-prompt", "bos"],
 }
 
 

@@ -5,6 +5,7 @@
 namespace bisup {
 
 template const DenseGemmKernel& dense_gemm_kernel<float>();
+template const DenseGemmKernel& word_gemm_kernel<float>();
 template DenseGemvFn dense_gemv_kernel<float>();
 template DenseCombineFn dense_combine_kernel<float>();
 

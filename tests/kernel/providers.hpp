@@ -38,6 +38,7 @@ inline std::vector<Provider> providers() {
     all.push_back({"quantize_activation", "", target, choose(quantize_activation_kernels, target).target});
     all.push_back({"attention", "2, 3, 4, 8 bits, f32", target, choose(attention_kernel_table<float>, target).target});
     all.push_back({"dense product", "f32, f16, bf16", target, choose(dense_gemm_kernels<float>, target).target});
+    all.push_back({"dense product in words", "f32", target, choose(word_gemm_kernels<float>, target).target});
     all.push_back({"dense product, few tokens", "f32, f16, bf16", target, choose(dense_gemv_kernels<float>, target).target});
     all.push_back({"combination of a few rows", "f32, f16, bf16", target, choose(dense_combine_kernels<float>, target).target});
     all.push_back({"norm, rope, swiglu, softmax, Hadamard", "f32", target, choose(vector_kernel_table<float>, target).target});

@@ -118,6 +118,7 @@ template <class T>
                                                         const TuningStreams& streams,
                                                         const Tuning& tuning, ThreadPool& pool) {
   detail::round_weights(block, start, pool);
+  tune::multiply_in(block, tuning.products);
   const TuningData<T> data(streams, tuning.length);
   const int prompt = block.cache.prompt();
   const tune::RopeAngleTable<T> angles(config, prompt, tuning.length);

@@ -116,6 +116,7 @@ tune::PhaseReport tune_block(tune::SimulatedBlock<T>& block, const llama::Config
   tune::BlockTunerOptions options;
   options.phase.steps = tuning.block_steps, options.seed = seed;
   options.loss.skipped.first = prompt == 0;
+  tune::multiply_in(block, tuning.products);
   if (tuning.scales) tune::begin_scales(block);
   tune::BlockTuner<T> tuner(block, angles.view(), data.training, data.held_out, options, pool);
   std::vector<tune::ParameterGroup<T>> groups;

@@ -69,6 +69,7 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
                                   model.block_shape(), model.kv.entry(layer, 0, heads), model.kv,
                                   pool));
     begin_with(blocks.back().cache, model.prompt, layer);
+    tune::multiply_in(blocks.back(), tuning.products);
     if (tuning.scales) tune::begin_scales(blocks.back());
   }
   const Matrix<float> head = detail::float_weights(model.head, pool);
@@ -81,8 +82,8 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
                    .norm_gains = tuning.norm_gains ? tuning.gain_rate : 0,
                    .scales = tuning.scales ? tuning.end_to_end_scale_rate : 0};
   tune::EndToEnd<T> tuner(blocks, angles.view(), model.final_norm,
-                          tune::LogitLoss<T>(head.ref(), head.ref()), training, held_out, options,
-                          pool);
+                          tune::LogitLoss<T>(head.ref(), head.ref(), tuning.products), training,
+                          held_out, options, pool);
   const auto groups = tuner.groups();
   const std::span<const tune::ParameterGroup<T>> all(groups);
   if (memory.begun != nullptr && !tune::belongs(*memory.begun, all))

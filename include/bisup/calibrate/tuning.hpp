@@ -12,6 +12,7 @@
 
 #include <bisup/core/dense.hpp>
 #include <bisup/llama/branch.hpp>
+#include <bisup/ops/matrix_product.hpp>
 
 namespace bisup {
 
@@ -29,6 +30,9 @@ struct Tuning {
   // grid (tune/weight_scales.hpp).
   double branch_rate = 1e-3, end_to_end_branch_rate = 5e-4, clip_rate = 2e-3, scale_rate = 1.6e-2,
          end_to_end_scale_rate = 1e-2, gain_rate = 5e-4, smoothing_rate = 2e-2;
+  // What linears and heads multiply, in all passes: words lose less than one step's gradient is off
+  // for being of one crop.
+  Products products = Products::words;
 
   friend bool operator==(const Tuning&, const Tuning&) = default;
   [[nodiscard]] bool any() const { return block_steps > 0 || end_to_end_steps > 0; }
@@ -51,7 +55,7 @@ struct Preset {
 inline constexpr std::array presets = {
     Preset{"demo", 16, 256, 6, 30},
     Preset{"fast", 48, 512, 12, 60},
-    Preset{"default", 120, 512, 24, 480},
+    Preset{"default", 120, 512, 24, 600},
     Preset{"thorough", 128, 2048, 240, 2000},
 };
 

@@ -44,7 +44,7 @@ namespace detail {
 [[nodiscard]] inline Json describe(const Tuning& tuning) {
   const auto& [rank, branch_bits, branch_type, length, block_steps, end_to_end_steps, clips, scales,
                norm_gains, smoothing, branch_rate, end_to_end_branch_rate, clip_rate, scale_rate,
-               end_to_end_scale_rate, gain_rate, smoothing_rate] = tuning;
+               end_to_end_scale_rate, gain_rate, smoothing_rate, products] = tuning;
   return {{"rank", rank},
           {"branch_bits", branch_bits},
           {"branch_type", name(branch_type)},
@@ -61,7 +61,8 @@ namespace detail {
           {"scale_rate", scale_rate},
           {"end_to_end_scale_rate", end_to_end_scale_rate},
           {"gain_rate", gain_rate},
-          {"smoothing_rate", smoothing_rate}};
+          {"smoothing_rate", smoothing_rate},
+          {"products", products == Products::words ? "words" : "floats"}};
 }
 
 [[nodiscard]] inline Json describe(const Recipe& recipe) {

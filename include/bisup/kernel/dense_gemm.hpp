@@ -10,15 +10,18 @@
 #include <bisup/kernel/avx2/dense_combine.hpp>
 #include <bisup/kernel/avx2/dense_gemm.hpp>
 #include <bisup/kernel/avx2/dense_gemv.hpp>
+#include <bisup/kernel/avx2/word_gemm.hpp>
 #include <bisup/kernel/avx512/dense_combine.hpp>
 #include <bisup/kernel/avx512/dense_gemm.hpp>
 #include <bisup/kernel/avx512/dense_gemv.hpp>
+#include <bisup/kernel/avx512/word_gemm.hpp>
 #include <bisup/kernel/dense_operand.hpp>
 #include <bisup/kernel/dispatch.hpp>
 #include <bisup/kernel/neon/dense_combine.hpp>
 #include <bisup/kernel/neon/dense_gemm.hpp>
 #include <bisup/kernel/neon/dense_gemv.hpp>
 #include <bisup/kernel/scalar_dense.hpp>
+#include <bisup/kernel/word_gemm.hpp>
 
 namespace bisup {
 
@@ -38,6 +41,26 @@ inline constexpr std::array dense_gemm_kernels = {
 #endif
     Entry<DenseGemmKernel>{
         Target::scalar, {4, 4, scalar::dense_panel_rows, scalar::dense_pack, scalar::dense_tile}},
+};
+
+// The same pieces in words (kernel/word_gemm.hpp), of f32; in floats where words are not faster.
+template <class T = float>
+inline constexpr std::array word_gemm_kernels = {
+#if BISUP_X86
+    Entry<DenseGemmKernel>{
+        Target::avx512_vnni,
+        {12, 4, avx512::dense_panel_rows, avx512_vnni::word_pack, avx512_vnni::word_tile}},
+    dense_gemm_kernels<T>[0],
+    Entry<DenseGemmKernel> {
+      Target::avx2, {
+        6, 2, avx2::dense_panel_rows, avx2::word_pack, avx2::word_tile
+      }
+    },
+#endif
+#if BISUP_ARM64
+    dense_gemm_kernels<T>[0],
+#endif
+    dense_gemm_kernels<T>.back(),
 };
 
 template <class T = float>
@@ -71,6 +94,12 @@ const DenseGemmKernel& dense_gemm_kernel() {
 }
 
 template <class T = float>
+const DenseGemmKernel& word_gemm_kernel() {
+  static const DenseGemmKernel kernel = choose(word_gemm_kernels<T>, active_target()).function;
+  return kernel;
+}
+
+template <class T = float>
 DenseGemvFn dense_gemv_kernel() {
   static const DenseGemvFn kernel = choose(dense_gemv_kernels<T>, active_target()).function;
   return kernel;
@@ -84,6 +113,7 @@ DenseCombineFn dense_combine_kernel() {
 
 #if defined(BISUP_COMPILED)
 extern template const DenseGemmKernel& dense_gemm_kernel<float>();
+extern template const DenseGemmKernel& word_gemm_kernel<float>();
 extern template DenseGemvFn dense_gemv_kernel<float>();
 extern template DenseCombineFn dense_combine_kernel<float>();
 #endif

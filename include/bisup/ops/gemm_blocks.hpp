@@ -16,6 +16,7 @@
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/kernel/dense_operand.hpp>
+#include <bisup/kernel/word_gemm.hpp>
 
 namespace bisup::detail {
 
@@ -46,12 +47,17 @@ inline void prefetch_tile(MatrixRef<float> y, int row, int rows, int col, int co
   }
 }
 
+// Floats of a packed line: one word and its scale take two.
+constexpr int packed_k(int count) {
+  return count + count % 2;
+}
+
 inline void multiply_block(const DenseGemmKernel& kernel, const GemmBlocks& job, int first_token,
                            int tokens, ThreadPool& pool) {
   static thread_local AlignedBuffer<float> packed_x_buffer;
   const int tile = kernel.tile_tokens, panel = kernel.panel_rows, count = job.count;
   const int tiles = (tokens + tile - 1) / tile, panels = (job.y.cols() + panel - 1) / panel;
-  const auto tile_size = static_cast<std::ptrdiff_t>(tile) * count;
+  const auto tile_size = static_cast<std::ptrdiff_t>(tile) * packed_k(count);
   float* packed_x = scratch(packed_x_buffer, static_cast<std::size_t>(tiles * tile_size));
   const auto present_in = [&](int t) { return std::min(tile, tokens - t * tile); };
   const auto width = [&](int t) {
@@ -67,7 +73,10 @@ inline void multiply_block(const DenseGemmKernel& kernel, const GemmBlocks& job,
   const int token_parts = std::clamp(4 * pool.threads() / panels, 1, std::max(1, tiles / 16));
   const int tiles_per_part = (tiles + token_parts - 1) / token_parts;
   const int blocks_k = (count + gemm_block_k - 1) / gemm_block_k;
-  const int block_k = blocks_k == 0 ? 0 : (count + blocks_k - 1) / blocks_k;
+  // x was packed in one piece: blocks of words must begin where they did there.
+  const int even_k = blocks_k == 0 ? 0 : (count + blocks_k - 1) / blocks_k;
+  const int block_k =
+      std::min((even_k + word_block - 1) / word_block * word_block, packed_k(count));
   pool.parallel_for((panels + group - 1) / group * token_parts, [&](int task, int) {
     static thread_local AlignedBuffer<float> packed_w_buffer;
     float* packed_w = scratch(packed_w_buffer, static_cast<std::size_t>(group * panel) *

@@ -25,9 +25,11 @@ namespace bisup::tune {
 template <class T>
 inline constexpr bool dispatched = std::is_same_v<T, float>;
 
-// C = A B^T, A B, A^T B in double: one sum an element, in the order of the summed index.
+// C = A B^T, A B, A^T B in double: one sum an element, in the order of the summed index, whatever
+// floats would be multiplied in.
 inline void multiply_transposed(MatrixRef<const double> a, MatrixRef<const double> b,
-                                MatrixRef<double> c, Into into, ThreadPool&) {
+                                MatrixRef<double> c, Into into, ThreadPool&,
+                                Products = Products::floats) {
   BISUP_EXPECTS(a.cols() == b.cols() && c.rows() == a.rows() && c.cols() == b.rows());
   for (int i = 0; i < c.rows(); ++i) {
     for (int j = 0; j < c.cols(); ++j) {
@@ -38,7 +40,7 @@ inline void multiply_transposed(MatrixRef<const double> a, MatrixRef<const doubl
   }
 }
 inline void multiply(MatrixRef<const double> a, MatrixRef<const double> b, MatrixRef<double> c,
-                     Into into, ThreadPool&) {
+                     Into into, ThreadPool&, Products = Products::floats) {
   BISUP_EXPECTS(a.cols() == b.rows() && c.rows() == a.rows() && c.cols() == b.cols());
   for (int i = 0; i < c.rows(); ++i) {
     for (int j = 0; j < c.cols(); ++j) {
@@ -49,7 +51,8 @@ inline void multiply(MatrixRef<const double> a, MatrixRef<const double> b, Matri
   }
 }
 inline void transposed_multiply(MatrixRef<const double> a, MatrixRef<const double> b,
-                                MatrixRef<double> c, Into into, ThreadPool&) {
+                                MatrixRef<double> c, Into into, ThreadPool&,
+                                Products = Products::floats) {
   BISUP_EXPECTS(a.rows() == b.rows() && c.rows() == a.cols() && c.cols() == b.cols());
   for (int i = 0; i < c.rows(); ++i) {
     for (int j = 0; j < c.cols(); ++j) {

@@ -132,7 +132,7 @@ template <class T>
 void apply(const SimulatedLinear<T>& linear, const PreparedInput<T>& x, bool branch_reads_rounded,
            Matrix<T>& projected, MatrixRef<T> y, ThreadPool& pool) {
   if (!y.empty()) {
-    multiply_transposed(x.values, linear.effective(), y, Into::replace, pool);
+    multiply_transposed(x.values, linear.effective(), y, Into::replace, pool, linear.products);
   }
   if (linear.rank() > 0) {
     projected.resize(x.values.rows(), linear.rank());
@@ -178,7 +178,7 @@ void weight_gradient(const SimulatedLinear<T>& linear, const PreparedInput<T>& x
                      MatrixRef<const T> dy, const Wanted& wanted, LinearGradient<T>& gradient,
                      Matrix<T>& dw, ThreadPool& pool) {
   dw.resize(linear.out(), linear.in());
-  transposed_multiply(dy, x.values, dw.ref(), Into::replace, pool);
+  transposed_multiply(dy, x.values, dw.ref(), Into::replace, pool, linear.products);
   over_rows(linear.out(), linear.in(), pool, [&](int r) {
     static thread_local std::vector<T> row, high, low, dhigh, dlow;
     row.resize(static_cast<std::size_t>(linear.in()));
@@ -271,7 +271,8 @@ void input_gradient(const SimulatedInput<T>& input, const PreparedInput<T>& x,
       detail::weight_gradient(*linear, x, dy, wanted, *gradient, s.dw, pool);
     }
     if (inwards) {
-      multiply(dy, linear->effective(), dx, i == 0 ? Into::replace : Into::add, pool);
+      multiply(dy, linear->effective(), dx, i == 0 ? Into::replace : Into::add, pool,
+               linear->products);
     }
     if (linear->rank() == 0) continue;
     Matrix<T>& dp = s.dprojected[i];

@@ -22,8 +22,9 @@ template <class T>
 class LogitLoss {
  public:
   // Heads: [vocabulary, hidden], the caller's; one and the same if both models share it.
-  LogitLoss(MatrixRef<const T> head, MatrixRef<const T> teacher_head)
-      : head_(head), teacher_head_(teacher_head) {
+  LogitLoss(MatrixRef<const T> head, MatrixRef<const T> teacher_head,
+            Products products = Products::floats)
+      : head_(head), teacher_head_(teacher_head), products_(products) {
     BISUP_EXPECTS(head.rows() == teacher_head.rows());
   }
 
@@ -39,9 +40,9 @@ class LogitLoss {
       const int count = std::min(positions, hidden.rows() - first);
       student_logits_.resize(count, head_.rows()), teacher_logits_.resize(count, head_.rows());
       multiply_transposed(hidden.rows(first, count), head_, student_logits_.ref(), Into::replace,
-                          pool);
+                          pool, products_);
       multiply_transposed(teacher.rows(first, count), teacher_head_, teacher_logits_.ref(),
-                          Into::replace, pool);
+                          Into::replace, pool, products_);
       kl_.resize(static_cast<std::size_t>(count));
       pool.parallel_for(count, [&](int t, int) {
         const auto log_sum = [&](const T* x) {
@@ -56,7 +57,7 @@ class LogitLoss {
       for (const T kl : kl_) sum += static_cast<double>(kl);
       if (gradient.empty()) continue;
       multiply(std::as_const(student_logits_).ref(), head_, gradient.rows(first, count),
-               Into::replace, pool);
+               Into::replace, pool, products_);
     }
     return sum / hidden.rows();
   }
@@ -66,6 +67,7 @@ class LogitLoss {
   static constexpr int positions = 128;
 
   MatrixRef<const T> head_, teacher_head_;
+  Products products_;
   Matrix<T> student_logits_, teacher_logits_;
   std::vector<T> kl_;
 };

@@ -61,6 +61,7 @@ struct SimulatedLinear {
   Matrix<T> a, b;  // [rank, in], [out, rank]; empty: no branch
   T kappa = 1;
   Matrix<T> derived = {};  // [out, in]: what is multiplied, if that is not `weights`; see refresh()
+  Products products = Products::floats;  // of all but the branch, forwards and backwards
 
   [[nodiscard]] int in() const noexcept { return weights.cols(); }
   [[nodiscard]] int out() const noexcept { return weights.rows(); }
@@ -133,6 +134,11 @@ struct SimulatedBlock {
   SimulatedCache<T> cache;
   bool branch_reads_rounded = false;  // branches read their input after it was rounded
 };
+
+template <class T>
+void multiply_in(SimulatedBlock<T>& block, Products products) {
+  for (SimulatedLinear<T>& linear : block.linears) linear.products = products;
+}
 
 // The float block, nothing rounded: the teacher, and what a recipe adds its formats to.
 template <class T>

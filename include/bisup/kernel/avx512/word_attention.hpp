@@ -17,6 +17,7 @@
 
 #include <bisup/kernel/avx512/attention.hpp>
 #include <bisup/kernel/avx512/kv_words.hpp>
+#include <bisup/kernel/avx512/word_dot.hpp>
 #include <bisup/kernel/even_tiles.hpp>
 
 BISUP_INTRINSICS_BEGIN
@@ -29,15 +30,6 @@ BISUP_ALWAYS_INLINE __m512i two_words(const std::int16_t* at) noexcept {
   std::int32_t bits;
   std::memcpy(&bits, at, sizeof bits);
   return _mm512_set1_epi32(bits);
-}
-
-// sum += a b, two words a lane. As an instruction: g++ 12 gives the intrinsic's result a register
-// of its own and copies it back, and two dozen sums no longer fit. In both dialects: users choose
-// theirs.
-BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
-BISUP_ALWAYS_INLINE __m512i multiply_add(__m512i sum, __m512i a, __m512i b) noexcept {
-  asm("vpdpwssd {%2, %1, %0|%0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
-  return sum;
 }
 
 // Scores of Rows queries, from `row` on, with the keys of Panels panels from `first` on.
@@ -63,7 +55,7 @@ BISUP_ALWAYS_INLINE
       for (int r = 0; r < Rows; ++r) {
         const __m512i query = two_words(queries + static_cast<std::ptrdiff_t>(r) * dim + d);
 #pragma GCC unroll 4
-        for (int p = 0; p < Panels; ++p) sum[r][p] = multiply_add(sum[r][p], query, key[p]);
+        for (int p = 0; p < Panels; ++p) multiply_add(sum[r][p], query, key[p]);
       }
     }
 #pragma GCC unroll 4
@@ -155,7 +147,7 @@ BISUP_ALWAYS_INLINE void accumulate(const AttentionTile& tile, const WordWeights
       for (int r = 0; r < Rows; ++r) {
         const __m512i weight = two_words(w.words + r * kv_tile + j);
 #pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) sum[r][v] = multiply_add(sum[r][v], weight, value[v]);
+        for (int v = 0; v < Vectors; ++v) multiply_add(sum[r][v], weight, value[v]);
       }
     }
   }
