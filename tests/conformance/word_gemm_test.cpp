@@ -114,6 +114,7 @@ TEST_CASE("products of words are as near as their scales, and those of the speci
         check_words({tokens, 33, 43, x_columns, w_columns}, false);
       check_words({30, 17, 1537, x_columns, w_columns}, false);  // two blocks of packed k
       check_words({2, 1, 3073, x_columns, w_columns}, true);
+      check_words({193, 1, 10925, x_columns, w_columns}, true);  // cut by k before tokens
     }
   }
 }

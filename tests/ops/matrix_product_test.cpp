@@ -26,7 +26,7 @@ TEST_CASE("products of views with strides are within the bound of their summatio
     int m, n, k;
   };
   for (const auto [m, n, k] :
-       {Shape{1, 1, 1}, {3, 70, 9}, {64, 33, 17}, {40, 16, 800}, {7, 5, 0}}) {
+       {Shape{1, 1, 1}, {3, 70, 9}, {64, 33, 17}, {40, 16, 800}, {7, 5, 0}, {200, 3, 11000}}) {
     for (const char transposed : {'-', 'b', 'a'}) {  // which factor is
       for (const Into into : {Into::replace, Into::add}) {
         CAPTURE(m, n, k, transposed, into == Into::add);

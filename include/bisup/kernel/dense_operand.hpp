@@ -19,6 +19,14 @@ struct DenseOperand {
   DType type = DType::f32;
   std::ptrdiff_t stride = 0;  // elements
   bool lines_are_columns = false;
+
+  // The same lines from k on.
+  [[nodiscard]] DenseOperand from(int k) const noexcept {
+    DenseOperand rest = *this;
+    const std::ptrdiff_t elements = lines_are_columns ? k * stride : k;
+    rest.data = static_cast<const char*>(data) + elements * bytes_of(type);
+    return rest;
+  }
 };
 
 // Copies lines [first, first + lines) and k in [first_k, first_k + count) to out, [count, width] as

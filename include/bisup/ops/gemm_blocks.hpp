@@ -30,6 +30,7 @@ struct GemmBlocks {
 
 // A panel of this many k stays in the second cache beside the tiles of x that meet it.
 inline constexpr int gemm_block_k = 1536;
+static_assert(gemm_block_k % word_block == 0);
 // Those tiles: 192 KiB.
 inline constexpr int gemm_near_x = 48 << 10;
 // Packed x of one block of tokens: what a share of the third cache holds (8 MiB).
@@ -136,10 +137,21 @@ inline void multiply_blocks(const DenseGemmKernel& kernel, const GemmBlocks& job
       std::fill_n(job.y.row_data(t), job.y.cols(), 0.0f);
     return;
   }
-  const int tile = kernel.tile_tokens;
-  const int block = std::max(gemm_block_x / job.count / tile, 16) * tile;
-  for (int t = 0; t < job.y.rows(); t += block) {
-    multiply_block(kernel, job, t, std::min(block, job.y.rows() - t), pool);
+  const int tile = kernel.tile_tokens, least = 16 * tile;
+  // Where even so few tokens do not fit (the gradient through a head sums over the vocabulary), k
+  // is cut first, into parts of x that the second cache holds: 1.4 times as fast.
+  const int together = std::min(job.y.rows(), least);
+  int part = job.count;
+  if (together > gemm_block_x / job.count)
+    part = std::max(1, gemm_block_x / 4 / together / gemm_block_k) * gemm_block_k;
+  for (int k = 0; k < job.count; k += part) {
+    GemmBlocks here = job;
+    here.x = job.x.from(k), here.w = job.w.from(k), here.count = std::min(part, job.count - k);
+    here.accumulate = job.accumulate || k > 0;
+    const int block = std::max(gemm_block_x / here.count / tile * tile, least);
+    for (int t = 0; t < job.y.rows(); t += block) {
+      multiply_block(kernel, here, t, std::min(block, job.y.rows() - t), pool);
+    }
   }
 }
 
