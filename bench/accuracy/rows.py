@@ -210,8 +210,8 @@ def chosen(options, rows):
     return some
 
 
-def measure(parser, all_rows):
-    """Parses the command line and measures the chosen rows: the options and [(row, result)]."""
+def measure(parser, all_rows, bench=Bench):
+    """Parses the command line and measures the chosen rows: the options and [(row, result)]. bench may measure more."""
     options = parser.parse_args()
     rows = chosen(options, all_rows(options))
     if options.list:
@@ -223,7 +223,7 @@ def measure(parser, all_rows):
             parser.error(f"--{name} is needed, and must exist")
     if not os.path.exists(options.bisup):
         parser.error(f"there is no {options.bisup}: cmake --build build/release --target bisup_command, or --bisup")
-    results = Bench(options).run(rows)
+    results = bench(options).run(rows)
     if not results:
         sys.exit("no row is finished")
     return options, results
