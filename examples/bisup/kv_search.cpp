@@ -7,6 +7,7 @@
 #include <bisup/allocate/kv_search.hpp>
 #include <utility>
 
+#include "prompt_options.hpp"
 #include "terminal.hpp"
 
 namespace command {
@@ -42,7 +43,8 @@ Result<bisup::KvPolicy> searched_policy(const bisup::llama::Model& model,
   const auto ids = read_ids(search.text, *tokenizer);
   if (!ids) return ids.error();
   const bisup::KvSearchOptions options{
-      .budget = search.bits, .windows = {.context = search.context, .windows = search.windows}};
+      .budget = search.bits,
+      .windows = {.context = search.context, .windows = search.windows, .bos = bos_of(*tokenizer)}};
   Meter meter("cache");
   const auto sensitivity =
       bisup::kv_sensitivity(model, *ids, policy, options, pool, std::ref(meter));

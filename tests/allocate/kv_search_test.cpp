@@ -1,6 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/allocate/kv_search.hpp>
+#include <bisup/llama/stored_prompt.hpp>
 
 #include <bisup_test.hpp>
 #include "../llama/golden_models.hpp"
@@ -9,8 +10,9 @@ namespace {
 
 using namespace bisup;
 
-TEST_CASE("one layer's rounding alone moves predictions as the whole model's session says") {
-  const auto model = test::small_model();
+// KL of one layer's keys, or values, alone in 2 bits, by the search and by the whole model's
+// session.
+void require_what_sessions_say(const llama::Model& model) {
   const auto ids = test::some_ids(60);
   const KvPolicy policy{.sinks = 1, .recent = 4, .rotate_keys = true};
   const KvSearchOptions options{.bits = {2, 8}, .windows = {.context = 30}, .every = 1};
@@ -35,6 +37,23 @@ TEST_CASE("one layer's rounding alone moves predictions as the whole model's ses
       CHECK(found[1] >= 0);
     }
   }
+}
+
+TEST_CASE("one layer's rounding alone moves predictions as the whole model's session says") {
+  auto model = test::small_model();
+  require_what_sessions_say(model);
+  model.prompt = llama::store_prompt(model, std::vector<int>{4, 5, 9}).value();
+  require_what_sessions_say(model);
+}
+
+TEST_CASE("a stored prompt takes positions from the windows") {
+  auto model = test::small_model();
+  model.prompt = llama::store_prompt(model, std::vector<int>{4, 5, 9}).value();
+  const auto ids = test::some_ids(model.config.max_positions);
+  const auto refused =
+      kv_sensitivity(model, ids, {}, {.windows = {.context = model.config.max_positions}});
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == Errc::out_of_range);
 }
 
 TEST_CASE("bits go where they are missed, within the budget") {

@@ -42,19 +42,19 @@ struct KvReference {
 
 class KvProbe {
  public:
+  // Windows of up to `context` tokens, behind the model's stored prompt.
   KvProbe(const llama::Model& model, int context, int every, ThreadPool& pool)
       : model_(model),
-        context_(context),
         every_(every),
         pool_(pool),
-        rope_(model.config, context) {}
+        rope_(model.config, model.prompt.tokens() + context) {}
 
   Result<KvReference> reference(std::span<const int> ids) {
     KvReference r;
-    Matrix<float> x(context_, model_.config.hidden_size);
-    for (int t = 0; t < context_; ++t)
+    Matrix<float> x(static_cast<int>(ids.size()), model_.config.hidden_size);
+    for (int t = 0; t < x.rows(); ++t)
       llama::embed(model_, ids[static_cast<std::size_t>(t)], x.row(t));
-    auto cache = KvCache::allocate(llama::cache_shape(model_, context_), {});
+    auto cache = allocate(x.rows(), {});
     if (!cache) return cache.error();
     for (int layer = 0; layer < model_.config.layers; ++layer) {
       r.inputs.push_back(x.clone());
@@ -67,9 +67,9 @@ class KvProbe {
   // KL of the reference's predictions from those with the policy's cache in `layer` alone: the mean
   // over compared positions.
   Result<double> divergence(const KvReference& reference, int layer, const KvPolicy& policy) {
-    auto cache = KvCache::allocate(llama::cache_shape(model_, context_), policy);
-    if (!cache) return cache.error();
     Matrix<float> x = reference.inputs[static_cast<std::size_t>(layer)].clone();
+    auto cache = allocate(x.rows(), policy);
+    if (!cache) return cache.error();
     for (int l = layer; l < model_.config.layers; ++l) block(l, *cache, x);
     const Matrix<float> ours = logits(x);
     std::vector<double> kl(static_cast<std::size_t>(ours.rows()));
@@ -83,15 +83,20 @@ class KvProbe {
   }
 
  private:
+  [[nodiscard]] Result<KvCache> allocate(int tokens, const KvPolicy& policy) const {
+    return KvCache::allocate(llama::cache_shape(model_, model_.prompt.tokens() + tokens), policy,
+                             model_.prompt);
+  }
   void block(int layer, KvCache& cache, Matrix<float>& x) {
     llama::forward(model_.block_shape(), model_.blocks[static_cast<std::size_t>(layer)], rope_,
-                   layer, {0, context_}, cache, scratch_, pool_, x.ref());
+                   layer, {model_.prompt.tokens(), x.rows()}, cache, scratch_, pool_, x.ref());
   }
   Matrix<float> logits(const Matrix<float>& x) {
-    const int rows = context_ / every_;
+    const int rows = std::max(1, x.rows() / every_);
     Matrix<float> hidden(rows, x.cols()), out(rows, model_.config.vocab_size);
     for (int r = 0; r < rows; ++r)
-      std::copy_n(x.row((r + 1) * every_ - 1).data(), x.cols(), hidden.row(r).data());
+      std::copy_n(x.row(std::min((r + 1) * every_, x.rows()) - 1).data(), x.cols(),
+                  hidden.row(r).data());
     rms_norm(hidden.ref(), model_.final_norm, model_.config.norm_eps, hidden.ref(), pool_);
     scratch_.input.prepare(std::as_const(hidden).ref(), model_.head_input, pool_);
     model_.head.apply(scratch_.input, out.ref(), pool_);
@@ -99,7 +104,7 @@ class KvProbe {
   }
 
   const llama::Model& model_;
-  int context_, every_;
+  int every_;
   ThreadPool& pool_;
   llama::RopeTable rope_;
   llama::Scratch scratch_;
@@ -107,8 +112,8 @@ class KvProbe {
 
 }  // namespace detail
 
-// `policy` says all but the bits: segments, rotation, fit, groups, clips. Errors: as perplexity(),
-// and those of KvCache::allocate.
+// `policy` says all but the bits: segments, rotation, fit, groups, clips. A stored prompt of the
+// model stands before every window. Errors: as perplexity(), and those of KvCache::allocate.
 [[nodiscard]] inline Result<KvSensitivity> kv_sensitivity(const llama::Model& model,
                                                           std::span<const int> ids,
                                                           const KvPolicy& policy,
@@ -116,7 +121,8 @@ class KvProbe {
                                                           ThreadPool& pool = ThreadPool::shared(),
                                                           const Progress& progress = {}) {
   const llama::Config& c = model.config;
-  const auto windows = cut_windows(ids.size(), c.max_positions, options.windows);
+  const auto windows =
+      cut_windows(ids.size(), c.max_positions - model.prompt.tokens(), options.windows);
   if (!windows) return windows.error();
   if (auto known = llama::check_ids(ids, c); !known) return known.error();
   BISUP_EXPECTS(options.every >= 1 && options.every <= windows->context);
@@ -126,7 +132,8 @@ class KvProbe {
   KvPolicy one = policy;
   const auto entries = static_cast<std::size_t>(c.layers * c.kv_heads);
   for (int w = 0; w < windows->count; ++w) {
-    const auto reference = probe.reference(windows->at(ids, w));
+    const auto reference =
+        probe.reference(behind_prompt(windows->at(ids, w), model.prompt, options.windows.bos));
     if (!reference) return reference.error();
     for (int layer = 0; layer < c.layers; ++layer) {
       for (const int side : {0, 1}) {
