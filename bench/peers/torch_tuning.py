@@ -8,7 +8,8 @@ prints one JSON object a mode: milliseconds of processor time forwards and for t
 median of the runs (machines are shared; with one thread it is the time itself).
 The shapes, formats and what is learned are those of bench/tune/block_gradient_bench.cpp: "all"
 learns clips of weights, branches, clips of inputs and cache, and norms; "frozen" the same but the
-weights, which are codes already, and gives the gradient of the block's input. The block is the one
+weights, which are codes already, and gives the gradient of the block's input; "scales" a scale of
+every group of those codes as well. bench/peers/tuning.py runs it beside ours. The block is the one
 of tests/oracle/block_gradient.py, whose gradients are ours, with the quicker forms of its parts:
 one clamp instead of exact masks, groups as an axis, a fused attention.
 """
@@ -52,7 +53,24 @@ def affine(x, bits, high_clip, low_clip):
 block_gradient.round_groups, block_gradient.affine = round_groups, affine
 
 
-def make(frozen, tokens):
+class Scaled(torch.nn.Module):
+    """The block whose weights are codes times scales that are learned."""
+
+    def __init__(self, block, p):
+        super().__init__()
+        self.block, self.p = block, p
+        self.codes = {name: value for name, value in p.items() if name.endswith(".weight")}
+
+    def forward(self, x, **options):
+        for name, codes in self.codes.items():
+            scale = self.p[name + ".log_scale"].exp()
+            groups = codes.view(codes.shape[0], -1, GROUP)
+            self.p[name] = (groups * scale[..., None]).view(codes.shape)
+        return self.block.forward(x, **options)
+
+
+def make(mode, tokens):
+    frozen = mode != "all"
     torch.manual_seed(1)
     sizes = dict(q=(576, 576), k=(192, 576), v=(192, 576), o=(576, 576), gate=(1536, 576),
                  up=(1536, 576), down=(576, 1536))
@@ -62,6 +80,8 @@ def make(frozen, tokens):
         p[name + ".a"], p[name + ".b"] = 0.01 * torch.randn(RANK, into), 0.01 * torch.randn(out, RANK)
         if not frozen:
             p[name + ".clip"] = 0.1 * torch.randn(out, into // GROUP)
+        if mode == "scales":
+            p[name + ".weight.log_scale"] = torch.zeros(out, into // GROUP)
     for name in ("attention_input", "output_input", "mlp_input", "down_input"):
         p[name + ".clip"] = torch.tensor(1.0)
     p["attention_norm"], p["mlp_norm"] = torch.ones(576), torch.ones(576)
@@ -74,12 +94,13 @@ def make(frozen, tokens):
     inputs = dict(bits=BITS, group=GROUP, keepers=0, half=False)
     block = block_gradient.Block(SHAPE, p, weights, inputs, dict(keys=BITS, values=BITS),
                                  angles=(angles.cos(), angles.sin()))
-    return block, [value for value in p.values() if value.requires_grad]
+    parameters = [value for value in p.values() if value.requires_grad]
+    return Scaled(block, p) if mode == "scales" else block, parameters
 
 
-def measure(frozen, tokens, threads, repeat):
-    block, parameters = make(frozen, tokens)
-    x, target = torch.randn(tokens, 576, requires_grad=frozen), torch.randn(tokens, 576)
+def measure(mode, tokens, threads, repeat):
+    block, parameters = make(mode, tokens)
+    x, target = torch.randn(tokens, 576, requires_grad=mode != "all"), torch.randn(tokens, 576)
 
     def milliseconds(work):
         times = []
@@ -101,7 +122,7 @@ def measure(frozen, tokens, threads, repeat):
         x.grad = None
 
     step()                                        # the first run also allocates
-    print(json.dumps(dict(mode="frozen" if frozen else "all", tokens=tokens, threads=threads,
+    print(json.dumps(dict(mode=mode, tokens=tokens, threads=threads,
                           forwards_ms=round(milliseconds(forwards), 1),
                           step_ms=round(milliseconds(step), 1), peer=f"torch {torch.__version__}",
                           cpu=torch.backends.cpu.get_cpu_capability())), flush=True)
@@ -114,8 +135,8 @@ def main():
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for frozen in (False, True):
-        measure(frozen, options.tokens, options.threads, options.repeat)
+    for mode in ("all", "frozen", "scales"):
+        measure(mode, options.tokens, options.threads, options.repeat)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@
 //
 //     bench_tune_block_gradient [tokens] [threads] [repeats]
 //
-// prints one line a mode: milliseconds of processor time forwards and backwards, the same products
-// alone, and their ratio. "all" learns clips of weights, branches, clips of inputs and norms;
-// "frozen" the same but the weights, which are codes already. bench/peers/torch_tuning.py is the
-// same step in PyTorch.
+// prints one line a mode, multiplied in floats and in words: milliseconds of processor time
+// forwards and backwards, the same products alone, and their ratio. "all" learns clips of weights,
+// branches, clips of inputs and norms; "frozen" the same but the weights, which are codes already;
+// "scales" the scales of those codes as well, which is what the recipes do.
+// bench/peers/torch_tuning.py is the same step in PyTorch, bench/peers/tuning.py runs both.
 
 #include <bisup/core/random.hpp>
 #include <bisup/tune/block_gradient.hpp>
+#include <bisup/tune/weight_scales.hpp>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -37,7 +39,10 @@ Matrix<float> normals(int rows, int cols, double deviation, Random& random) {
   return m;
 }
 
-SimulatedBlock<float> block(bool frozen, Random& random) {
+enum class Mode { all, frozen, scales };
+constexpr const char* names[] = {"all", "frozen", "scales"};
+
+SimulatedBlock<float> block(Mode mode, Random& random) {
   const auto linear = [&](int out, int in) {
     return FloatLinear<float>{normals(out, in, 1 / std::sqrt(in), random), {}};
   };
@@ -55,8 +60,10 @@ SimulatedBlock<float> block(bool frozen, Random& random) {
   auto b = simulated_block(shape, std::move(f));
   for (auto& l : b.linears) {
     l.a = normals(rank, l.in(), 0.01, random), l.b = normals(l.out(), rank, 0.01, random);
-    if (frozen) continue;
-    l.rounding = RowRounding{.format = {.bits = 3, .group = group}};
+    const RowRounding rounding{.format = {.bits = 3, .group = group}};
+    if (mode == Mode::scales) l.codes = rounding;
+    if (mode != Mode::all) continue;
+    l.rounding = rounding;
     l.clip_high = normals(l.out(), l.rounding->groups(l.in()), 0.1, random);
   }
   for (auto& input : b.inputs) {
@@ -65,6 +72,7 @@ SimulatedBlock<float> block(bool frozen, Random& random) {
   }
   b.cache.keys = b.cache.values = {.bits = 3};
   b.cache.key_high = b.cache.key_low = b.cache.value_high = b.cache.value_low = 3;
+  begin_scales(b);
   return b;
 }
 
@@ -81,8 +89,8 @@ double milliseconds(int repeats, Work&& work) {
 }
 
 // What a step multiplies at least: x W^T, dy W and, if weights are learned about, dy^T x.
-double products(const SimulatedBlock<float>& b, int tokens, bool weights, int repeats,
-                ThreadPool& pool) {
+double products(const SimulatedBlock<float>& b, int tokens, bool weights, Products kind,
+                int repeats, ThreadPool& pool) {
   Random random(3);
   std::vector<Matrix<float>> x, y;
   for (const auto& l : b.linears) {
@@ -96,17 +104,19 @@ double products(const SimulatedBlock<float>& b, int tokens, bool weights, int re
       const auto into = [&](int rows, int cols) {
         return MatrixRef<float>(out.data(), rows, cols);
       };
-      multiply_transposed(x[i].ref(), l.weights.ref(), into(tokens, l.out()), Into::replace, pool);
-      multiply(y[i].ref(), l.weights.ref(), into(tokens, l.in()), Into::replace, pool);
+      multiply_transposed(x[i].ref(), l.weights.ref(), into(tokens, l.out()), Into::replace, pool,
+                          kind);
+      multiply(y[i].ref(), l.weights.ref(), into(tokens, l.in()), Into::replace, pool, kind);
       if (!weights) continue;
-      transposed_multiply(y[i].ref(), x[i].ref(), into(l.out(), l.in()), Into::replace, pool);
+      transposed_multiply(y[i].ref(), x[i].ref(), into(l.out(), l.in()), Into::replace, pool, kind);
     }
   });
 }
 
-void measure(bool frozen, int tokens, int repeats, ThreadPool& pool) {
+void measure(Mode mode, Products kind, int tokens, int repeats, ThreadPool& pool) {
   Random random(1);
-  auto b = block(frozen, random);
+  auto b = block(mode, random);
+  multiply_in(b, kind);
   const auto x = normals(tokens, 576, 1, random), target = normals(tokens, 576, 1, random);
   Matrix<float> cosines(tokens, 32), sines(tokens, 32), y(tokens, 576);
   for (int t = 0; t < tokens; ++t) {
@@ -117,12 +127,13 @@ void measure(bool frozen, int tokens, int repeats, ThreadPool& pool) {
     }
   }
   const RopeAngles<float> angles{cosines.ref(), sines.ref()};
-  const Wanted wanted{.weight_clips = !frozen,
+  const Wanted wanted{.weight_clips = mode == Mode::all,
                       .low_rank = true,
                       .activation_clips = true,
                       .cache_clips = true,
                       .norm_gains = true,
-                      .input = frozen};
+                      .weight_scales = mode == Mode::scales,
+                      .input = mode != Mode::all};
   BlockActivations<float> a;
   BlockGradient<float> gradient;
   BlockScratch<float> scratch;
@@ -138,12 +149,12 @@ void measure(bool frozen, int tokens, int repeats, ThreadPool& pool) {
     Matrix<float> g = y.clone();
     backward<float>(b, angles, a, g.ref(), wanted, gradient, scratch, pool);
   });
-  const double least = products(b, tokens, !frozen, repeats, pool);
+  const double least = products(b, tokens, mode != Mode::frozen, kind, repeats, pool);
   std::printf(
-      "%-6s %d tokens, %d threads: forwards %.1f ms, step %.1f ms, products %.1f ms, "
+      "%-6s %s %d tokens, %d threads: forwards %.1f ms, step %.1f ms, products %.1f ms, "
       "step / products %.2f, steps/s %.2f\n",
-      frozen ? "frozen" : "all", tokens, pool.threads(), forwards, both, least, both / least,
-      1000 / both);
+      names[static_cast<int>(mode)], kind == Products::words ? "words" : "floats", tokens,
+      pool.threads(), forwards, both, least, both / least, 1000 / both);
 }
 
 }  // namespace
@@ -154,6 +165,8 @@ int main(int argc, char** argv) {
   };
   const int tokens = argument(1, 512), repeats = argument(3, 7);
   ThreadPool pool(argument(2, 1));
-  measure(false, tokens, repeats, pool);
-  measure(true, tokens, repeats, pool);
+  for (const Mode mode : {Mode::all, Mode::frozen, Mode::scales}) {
+    for (const Products kind : {Products::floats, Products::words})
+      measure(mode, kind, tokens, repeats, pool);
+  }
 }
