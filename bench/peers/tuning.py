@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is a step of tuning faster than the same step in PyTorch's autograd? Runs both in turns and prints a table.
 
-    python bench/peers/tuning.py --bench build/release/bin/bench_tune_block_gradient
+    python3 bench/peers/tuning.py --bench build/release/bin/bench_tune_block_gradient
 
 One block of SmolLM2's size, forwards and backwards, as bench/tune/block_gradient_bench.cpp and
 torch_tuning.py say; processor time, with one thread unless --threads says otherwise. The Python that
@@ -44,7 +44,7 @@ def main():
     rounds = [(ours(options), theirs(options)) for _ in range(options.rounds)]
     peer = next(iter(rounds[0][1].values()))
     print(f"{options.tokens} tokens, {options.threads} threads, {options.rounds} rounds; {peer['peer']}, {peer['cpu']}.\n")
-    print("By `python bench/peers/tuning.py`:\n")
+    print("By `python3 bench/peers/tuning.py`:\n")
     print("| learned beside branches, clips and norms | multiplied in | bisup, ms | PyTorch, ms | ratio |")
     print("|---|---|---:|---:|---:|")
     what = {"all": "clips of weights", "frozen": "nothing", "scales": "scales of weights"}
