@@ -155,6 +155,11 @@ TEST_CASE("what a recipe learns gains on blocks of Qwen2 and Qwen3 as well") {
   for (const char* architecture : {"qwen2", "qwen3"}) {
     const AsQwen source(architecture);
     const auto teacher = llama::read_model(source).value();
+    const auto seen = simulated<float>(teacher.blocks[0], teacher.block_shape(), {}, {}, pool);
+    for (std::size_t i = 0; i < seen.linears.size(); ++i)
+      CHECK(seen.linears[i].bias == (teacher.blocks[0].*llama::named_linears[i].linear).bias());
+    CHECK(seen.query_norm.weight == teacher.blocks[0].norms.query);
+    CHECK(seen.key_norm.weight == teacher.blocks[0].norms.key);
     const auto kl = [&](const Recipe& recipe) {
       const auto done = calibrated(recipe, "W2A2KV2-g32-head16", samples, pool, source);
       return divergence(done.model, done.model.kv, teacher, {}, test::tiny_judge(),
