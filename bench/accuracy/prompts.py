@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a stored prompt give: as context, and for being exact? Prints a table of docs/bisup.md.
+"""What does a stored prompt give: as context, and for being exact? Prints a table.
 
     python3 bench/accuracy/prompts.py --model MODEL.gguf --calib CALIB.txt --text TEST.txt
 
@@ -27,7 +27,7 @@ class Row:
 
 
 class Bench(rows.Bench):
-    """Rounds the prompt as well, and reads the prompt of a float model."""
+    """Measures the model with its prompt rounded as well."""
 
     def compare(self, row, path, text=None):
         result = super().compare(row, path, text)

@@ -46,12 +46,12 @@ TEST_CASE("one layer's rounding alone moves predictions as the whole model's ses
   require_what_sessions_say(model);
 }
 
-TEST_CASE("a stored prompt takes positions from the windows") {
+TEST_CASE("a stored prompt's positions come on top of the model's") {
   auto model = test::small_model();
+  model.config.max_positions = 30;
   model.prompt = llama::store_prompt(model, std::vector<int>{4, 5, 9}).value();
-  const auto ids = test::some_ids(model.config.max_positions);
-  const auto refused =
-      kv_sensitivity(model, ids, {}, {.windows = {.context = model.config.max_positions}});
+  require_what_sessions_say(model);
+  const auto refused = kv_sensitivity(model, test::some_ids(60), {}, {.windows = {.context = 31}});
   REQUIRE_FALSE(refused);
   CHECK(refused.error().code == Errc::out_of_range);
 }

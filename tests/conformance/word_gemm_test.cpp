@@ -15,7 +15,7 @@ namespace {
 
 using namespace bisup;
 
-constexpr DenseGemmKernel word_specification = {4, 4, scalar::word_panel_rows, scalar::word_pack,
+constexpr DenseGemmKernel word_specification = {4, 4, scalar::dense_panel_rows, scalar::word_pack,
                                                 scalar::word_tile};
 
 // Some targets have floats in the table.

@@ -1,24 +1,18 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #include <array>
-#include <bisup/core/random.hpp>
 #include <bisup/tune/linear_gradient.hpp>
 #include <cmath>
 
 #include <bisup_test.hpp>
 #include <conformance/word_bound.hpp>
+#include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
 using namespace bisup::tune;
-
-Matrix<float> normals(int rows, int cols, std::uint64_t seed) {
-  Matrix<float> m(rows, cols);
-  Random random(seed);
-  for (int i = 0; i < rows * cols; ++i) m.data()[i] = static_cast<float>(random.normal());
-  return m;
-}
+using test::normals;
 
 // What only words lose is allowed for; block_gradient_test.cpp compares the formulas themselves
 // with finite differences. On a processor without kernels of words both are floats.

@@ -121,8 +121,7 @@ class KvProbe {
                                                           ThreadPool& pool = ThreadPool::shared(),
                                                           const Progress& progress = {}) {
   const llama::Config& c = model.config;
-  const auto windows =
-      cut_windows(ids.size(), c.max_positions - model.prompt.tokens(), options.windows);
+  const auto windows = cut_windows(ids.size(), c.max_positions, options.windows);
   if (!windows) return windows.error();
   if (auto known = llama::check_ids(ids, c); !known) return known.error();
   BISUP_EXPECTS(options.every >= 1 && options.every <= windows->context);

@@ -50,17 +50,17 @@ inline constexpr std::array word_gemm_kernels = {
     Entry<DenseGemmKernel>{
         Target::avx512_vnni,
         {12, 4, avx512::dense_panel_rows, avx512_vnni::word_pack, avx512_vnni::word_tile}},
-    dense_gemm_kernels<T>[0],
-    Entry<DenseGemmKernel> {
-      Target::avx2, {
-        6, 2, avx2::dense_panel_rows, avx2::word_pack, avx2::word_tile
-      }
-    },
+    Entry<DenseGemmKernel>{
+        Target::avx512, {12, 4, avx512::dense_panel_rows, avx512::dense_pack, avx512::dense_tile}},
+    Entry<DenseGemmKernel>{Target::avx2,
+                           {6, 2, avx2::dense_panel_rows, avx2::word_pack, avx2::word_tile}},
 #endif
 #if BISUP_ARM64
-    dense_gemm_kernels<T>[0],
+    Entry<DenseGemmKernel>{Target::neon,
+                           {6, 2, neon::dense_panel_rows, neon::dense_pack, neon::dense_tile}},
 #endif
-    dense_gemm_kernels<T>.back(),
+    Entry<DenseGemmKernel>{
+        Target::scalar, {4, 4, scalar::dense_panel_rows, scalar::dense_pack, scalar::dense_tile}},
 };
 
 template <class T = float>

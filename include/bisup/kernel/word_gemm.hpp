@@ -41,8 +41,6 @@ struct WordScale {
 
 namespace scalar {
 
-inline constexpr int word_panel_rows = 8;
-
 BISUP_SCALAR inline void word_pack(const DenseOperand& from, int first, int lines, int first_k,
                                    int count, int width, float* out) noexcept {
   for (int k = 0; k < count; k += word_block) {
@@ -74,15 +72,15 @@ BISUP_SCALAR inline void word_tile(const float* x, int width, const float* w, in
   for (int k = 0; k < count; k += word_block) {
     const int here = std::min(word_block, count - k);
     const float* const x_scales = x + static_cast<std::ptrdiff_t>(k) * width;
-    const float* const w_scales = w + static_cast<std::ptrdiff_t>(k) * word_panel_rows;
+    const float* const w_scales = w + static_cast<std::ptrdiff_t>(k) * dense_panel_rows;
     const auto* const x_words = reinterpret_cast<const std::int16_t*>(x_scales + width);
-    const auto* const w_words = reinterpret_cast<const std::int16_t*>(w_scales + word_panel_rows);
+    const auto* const w_words = reinterpret_cast<const std::int16_t*>(w_scales + dense_panel_rows);
     for (int t = 0; t < tokens; ++t) {
       for (int r = 0; r < rows; ++r) {
         std::int32_t sum = 0;
         for (int j = 0; j < here; ++j)
           sum += x_words[(j / 2 * width + t) * 2 + j % 2] *
-                 w_words[(j / 2 * word_panel_rows + r) * 2 + j % 2];
+                 w_words[(j / 2 * dense_panel_rows + r) * 2 + j % 2];
         float& to = y[t * y_stride + r];
         to = std::fma(static_cast<float>(sum), x_scales[t] * w_scales[r],
                       accumulate || k > 0 ? to : 0.0f);

@@ -135,6 +135,7 @@ struct SimulatedBlock {
   bool branch_reads_rounded = false;  // branches read their input after it was rounded
 };
 
+// All linears multiply in words, or in floats, from now on.
 template <class T>
 void multiply_in(SimulatedBlock<T>& block, Products products) {
   for (SimulatedLinear<T>& linear : block.linears) linear.products = products;
