@@ -22,14 +22,17 @@
 #include <bisup/pack/kv_store.hpp>
 #include <bisup/pack/kv_view.hpp>
 #include <bisup/pack/layout.hpp>
+#include <bisup/pack/narrow_panels.hpp>
 #include <bisup/pack/packed_tensor.hpp>
 #include <bisup/pack/packed_view.hpp>
+#include <bisup/pack/word_rows.hpp>
 #include <bisup/ops/add.hpp>
 #include <bisup/ops/attend.hpp>
 #include <bisup/ops/cholesky.hpp>
 #include <bisup/ops/combine_rows.hpp>
 #include <bisup/ops/dequantize.hpp>
 #include <bisup/ops/dot.hpp>
+#include <bisup/ops/few_rows.hpp>
 #include <bisup/ops/gemm.hpp>
 #include <bisup/ops/gemm_blocks.hpp>
 #include <bisup/ops/gemm_dense.hpp>

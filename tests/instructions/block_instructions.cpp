@@ -45,18 +45,17 @@ void add_rotation(Block& block, const llama::Model& model, ThreadPool&) {
 
 // Atom at run time: channels are reordered, and the last of them kept in 8 bits.
 void add_keepers(Block& block, const llama::Model& model, ThreadPool& pool) {
-  constexpr int keepers = 32;
   detail::RandomWeights random{1, pool};
   const Format format = model.scheme.weight_format();
   for (llama::AnyLinear* linear : linears_of(block)) {
-    const int in = linear->in(), out = linear->out();
+    const int in = linear->in(), out = linear->out(), keepers = default_keepers(in);
     *linear = llama::AnyLinear(random.packed(out, in - keepers, format).value(), {},
                                random.packed(out, keepers, int8_channel::value).value());
   }
   llama::InputForms& forms = block.inputs;
   for (llama::InputForm* form : {&forms.attention, &forms.output, &forms.mlp, &forms.down}) {
     const int in = form == &forms.down ? model.config.intermediate_size : model.config.hidden_size;
-    form->keepers = keepers;
+    form->keepers = default_keepers(in);
     form->order.resize(static_cast<std::size_t>(in));
     std::iota(form->order.rbegin(), form->order.rend(), 0);
   }

@@ -14,6 +14,7 @@
 #include <bisup/kernel/rounding_error.hpp>
 #include <bisup/kernel/vector.hpp>
 #include <bisup/ops/dequantize.hpp>
+#include <bisup/ops/few_rows.hpp>
 #include <bisup/ops/gemm.hpp>
 #include <bisup/ops/quantize_activation.hpp>
 
@@ -35,6 +36,8 @@ inline std::vector<Provider> providers() {
         all.push_back({"dequantize", weights, target, dequantize_kernel(format, target).target});
       }
     }
+    all.push_back({"few columns beside", "8 bits", target, choose(narrow_gemm_kernels, target).target});
+    all.push_back({"few rows beside", "8 bits", target, choose(word_rows_kernels, target).target});
     all.push_back({"quantize_activation", "", target, choose(quantize_activation_kernels, target).target});
     all.push_back({"attention", "2, 3, 4, 8 bits, f32", target, choose(attention_kernel_table<float>, target).target});
     all.push_back({"dense product", "f32, f16, bf16", target, choose(dense_gemm_kernels<float>, target).target});

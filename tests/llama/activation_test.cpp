@@ -67,6 +67,25 @@ TEST_CASE("an input is rotated, reordered and scaled before it is rounded") {
   CHECK_THROWS_AS(input.prepare(x.ref(), form, pool), ContractViolation);
 }
 
+TEST_CASE("an input in words is that of the newest one") {
+  ThreadPool pool(1);
+  Matrix<float> first(2, 64), second(1, 64);
+  for (int c = 0; c < 64; ++c) first(0, c) = 1, first(1, c) = 2, second(0, c) = static_cast<float>(c + 1);
+  llama::Activation input;
+  const llama::InputForm form{.format = ActivationFormat{.group = 32}};
+  input.prepare(first.ref(), form, pool);
+  CHECK(input.exact_words(pool).tokens == 2);
+  input.prepare(second.ref(), form, pool);
+  for (int i = 0; i < 2; ++i) {
+    const WordsView words = input.exact_words(pool);
+    REQUIRE(words.tokens == 1);
+    for (int c = 0; c < 64; ++c) {
+      // 32767 steps are 64: half a step, and the rounding of the scale, its inverse and the product.
+      REQUIRE(std::fabs(words.scales[0] * static_cast<float>(words.row(0)[c]) - second(0, c)) <= words.scales[0] * 0.51f);
+    }
+  }
+}
+
 TEST_CASE("keepers are the last channels, in 8 bits with one scale a token, unclipped") {
   constexpr int cols = 128, kept = 32, body = cols - kept;
   Matrix<float> x(2, cols);
@@ -79,16 +98,15 @@ TEST_CASE("keepers are the last channels, in 8 bits with one scale a token, uncl
   integer.prepare(x.ref(), {.format = format, .keepers = kept}, pool);
   simulated.prepare(x.ref(), {.format = format, .simulate = true, .keepers = kept}, pool);
   CHECK(integer.integers().cols == body);
-  const ActivationView keepers = integer.keeper_integers();
-  REQUIRE(keepers.cols == kept);
-  CHECK(keepers.scale_groups == 1);
+  const WordsView keepers = integer.keeper_words();
+  REQUIRE(keepers.pairs == kept / 2);
   double error = 0, rough = 0;
   for (int t = 0; t < 2; ++t) {
     for (int c = 0; c < kept; ++c) {
-      const float value = keepers.scale(t, 0) * static_cast<float>(keepers.codes[t * keepers.padded_cols + c]);
+      const float value = keepers.scales[t] * static_cast<float>(keepers.row(t)[c]);
       REQUIRE(simulated.values()(t, body + c) == value);
       // Half a step, and the rounding of the division and of the product.
-      CHECK(std::fabs(value - x(t, body + c)) <= keepers.scale(t, 0) * 0.5001f);
+      CHECK(std::fabs(value - x(t, body + c)) <= keepers.scales[t] * 0.5001f);
       error += std::fabs(value - x(t, body + c));
     }
     for (int c = 0; c < body; ++c) rough += std::fabs(simulated.values()(t, c) - x(t, c));

@@ -1,6 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/core/random.hpp>
+#include <bisup/kernel/narrow_gemm.hpp>
 #include <bisup/llama/branch.hpp>
 #include <algorithm>
 #include <cmath>
@@ -59,9 +60,16 @@ TEST_CASE("a branch of codes adds what its values say, for few tokens and for ma
     Matrix<float> y(tokens, out);
     ThreadPool pool(2);
     branch.apply(inputs, y.ref(), pool);
+    Matrix<float> from_words(tokens, out);
+    for (int t = 0; t < tokens; ++t) std::ranges::fill(from_words.row(t), 0.0f);
+    WordRows words, input_words;
+    round_words(inputs, input_words, pool);
+    branch.prepare(input_words.view(), words, pool);
+    const NarrowPanels beside = branch.beside();
+    scalar::narrow_gemm(beside.view(), words.view(), from_words.ref(), {0, beside.view().panels(), 0, tokens});
     for (int t = 0; t < tokens; ++t) {
       for (int o = 0; o < out; ++o) {
-        double exact = 0, magnitude = 0;
+        double exact = 0, magnitude = 0, codes = 0, most = 0, largest = 0, steps = 0;
         for (int r = 0; r < rank; ++r) {
           double inner = 0, sum = 0;
           for (int i = 0; i < in; ++i) {
@@ -69,9 +77,18 @@ TEST_CASE("a branch of codes adds what its values say, for few tokens and for ma
             inner += term, sum += std::fabs(term);
           }
           exact += inner * b(r, o), magnitude += sum * std::fabs(static_cast<double>(b(r, o)));
+          // A value of b is a code times the root of the scale; the words are of inner times that root.
+          const double root = std::sqrt(static_cast<double>(branch.scale[static_cast<std::size_t>(r)]));
+          codes += std::fabs(static_cast<double>(b(r, o))) / root, most = std::max(most, std::fabs(inner) * root);
+          for (int i = 0; i < in; ++i) steps += 0.5 * std::fabs(static_cast<double>(a(r, i)) * b(r, o));
         }
+        for (int i = 0; i < in; ++i) largest = std::max(largest, std::fabs(static_cast<double>(inputs(t, i))));
         // Sums of `in` and `rank` products, the scale applied and its own product (u = 2^-24).
-        REQUIRE(std::fabs(y(t, o) - exact) <= (in + rank + 4) * 0x1p-24 * 1.001 * magnitude);
+        const double rounding = (in + rank + 4) * 0x1p-24 * 1.001 * magnitude;
+        REQUIRE(std::fabs(y(t, o) - exact) <= rounding);
+        // Besides, half a step of each word of inner and of x, 32767 of which are the largest.
+        REQUIRE(std::fabs(from_words(t, o) - exact) <=
+                rounding + (0.501 * most * codes + 1.001 * largest * steps) / 32767);
       }
     }
   }

@@ -71,7 +71,8 @@ TEST_CASE("keepers and a low-rank branch are added to what the packed body gives
   linear.set_branch({llama::dense_tensor(a.clone()), llama::dense_tensor(transposed(b.ref()))});
   CHECK(linear.bytes() == before + sizeof(float) * 4 * (cols + rows));
 
-  // The same weights and inputs in floats: one summation order against another, and the branch's own.
+  // The same weights and inputs in floats: one summation order against another, and the branch's
+  // own.
   Matrix<float> dense(rows, cols);
   dequantize(linear.packed()->panels(), 0, dense.ref().cols(0, body), pool);
   dequantize(linear.keepers()->panels(), 0, dense.ref().cols(body, kept), pool);
@@ -87,21 +88,55 @@ TEST_CASE("keepers and a low-rank branch are added to what the packed body gives
       for (int r = 0; r < rows; ++r) {
         double exact = 0, magnitude = 0;
         for (int c = 0; c < cols; ++c) {
-          const double term = static_cast<double>(dense(r, c)) * static_cast<double>(rounded.values()(t, c));
+          const double term =
+              static_cast<double>(dense(r, c)) * static_cast<double>(rounded.values()(t, c));
           exact += term, magnitude += std::fabs(term);
         }
         for (int i = 0; i < 4; ++i) {
           for (int c = 0; c < cols; ++c) {
-            const double term = static_cast<double>(b(r, i)) * static_cast<double>(a(i, c)) * static_cast<double>(x(t, c));
+            const double term = static_cast<double>(b(r, i)) * static_cast<double>(a(i, c)) *
+                                static_cast<double>(x(t, c));
             exact += term, magnitude += std::fabs(term);
           }
         }
         CHECK(std::fabs(static_cast<double>(y(t, r)) - exact) <= (cols + 16) * 0x1p-24 * magnitude);
-        CHECK(std::fabs(static_cast<double>(simulated(t, r)) - exact) <= (cols + 16) * 0x1p-24 * magnitude);
+        CHECK(std::fabs(static_cast<double>(simulated(t, r)) - exact) <=
+              (cols + 16) * 0x1p-24 * magnitude);
       }
     }
   }
-  CHECK_THROWS_AS(linear.set_branch({llama::dense_tensor(a.clone()), llama::dense_tensor(gaussian(5, rows))}),
+  CHECK_THROWS_AS(
+      linear.set_branch({llama::dense_tensor(a.clone()), llama::dense_tensor(gaussian(5, rows))}),
+      ContractViolation);
+
+  // In integers, a branch of codes is added last, and another takes its place.
+  llama::AnyLinear bare(*linear.packed(), {}, *linear.keepers());
+  llama::Activation input;
+  input.prepare(x.ref(), {.format = ActivationFormat{.bits = 4, .group = 32}, .keepers = kept},
+                pool);
+  const NarrowGemmFn narrow = choose(narrow_gemm_kernels, active_target()).function;
+  for (int i = 0; i < 2; ++i) {
+    const llama::Branch codes =
+        llama::stored_branch(gaussian(5, cols), gaussian(5, rows), DType::i8);
+    linear.set_branch(codes);
+    Matrix<float> y(tokens, rows), expected(tokens, rows);
+    linear.apply(input, y.ref(), pool), bare.apply(input, expected.ref(), pool);
+    WordRows words;
+    codes.prepare(input.exact_words(pool), words, pool);
+    const NarrowPanels beside = codes.beside();
+    narrow(beside.view(), words.view(), expected.ref(), {0, 2, 0, tokens});
+    for (int t = 0; t < tokens; ++t) {
+      for (int r = 0; r < rows; ++r) REQUIRE(y(t, r) == expected(t, r));
+    }
+  }
+}
+
+TEST_CASE("keepers of other codes than those that stand beside are a broken contract") {
+  Matrix<float> w(16, 96);
+  for (int r = 0; r < 16; ++r) std::ranges::fill(w.row(r), 1.0f);
+  const Format format{.bits = 4, .group = 32};
+  CHECK_THROWS_AS(llama::AnyLinear(quantize(w.ref().cols(0, 64), format).value(), {},
+                                   quantize(w.ref().cols(64, 32), format).value()),
                   ContractViolation);
 }
 

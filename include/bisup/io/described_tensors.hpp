@@ -149,6 +149,9 @@ class DescribedTensors {
       if (llama::packed(*read) == nullptr)
         return error(Errc::malformed, "has keepers of " + in_quotes(name) + " that are not packed");
       apart = *llama::packed(*read);
+      if (!NarrowPanels::holds(apart->shape()))
+        return error(Errc::unsupported, "has keepers of " + in_quotes(name) +
+                                            " that are not of 8 bits with one scale a row");
     }
     llama::AnyLinear linear(std::move(body).value(), std::move(bias), std::move(apart));
     if (const auto rank = ranks().find(name); rank != ranks().end()) {

@@ -24,7 +24,6 @@ namespace bisup {
 struct GemmRange {
   int first_panel = 0, last_panel = 0;  // [first, last)
   int first_token = 0, last_token = 0;
-  Into into = Into::replace;
 };
 
 // Weight-activation products accumulate u * a in 32 bits, u < 2^8 and |a| < 2^7: a group of up to
@@ -67,7 +66,7 @@ BISUP_SCALAR inline void quantize_activation(MatrixRef<const float> x,
 }
 
 // y[t, r] = sum over groups of s_w s_a (sum of u a - z_w sum of a): u stored codes, z_w the zero
-// point (2^(b-1) for symmetric weights); or y + that. The inner sums are 32-bit integers.
+// point (2^(b-1) for symmetric weights). The inner sums are 32-bit integers.
 template <int Bits>
 BISUP_SCALAR void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
                        GemmRange range) noexcept {
@@ -88,7 +87,7 @@ BISUP_SCALAR void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef
         dot -= w.zero(r, g) * x.sums[t * x.groups + g];
         sum += w.scale(r, g) * x.scale(t, g) * static_cast<float>(dot);
       }
-      y(t, r) = range.into == Into::add ? y(t, r) + sum : sum;
+      y(t, r) = sum;
     }
   }
 }

@@ -7,13 +7,16 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/thread_pool.hpp>
+#include <bisup/ops/few_rows.hpp>
 #include <bisup/ops/quantize_activation.hpp>
 #include <bisup/ops/row_tasks.hpp>
 #include <bisup/pack/activation.hpp>
+#include <bisup/pack/word_rows.hpp>
 #include <bisup/quant/fake_quant.hpp>
 #include <bisup/transform/hadamard.hpp>
 
@@ -48,13 +51,12 @@ class Activation {
     exact_ = form.transforms() ? transform(x, form, pool) : x;
     values_ = exact_;
     is_integer_ = form.format.has_value() && !form.simulate;
-    keepers_ = form.keepers;
+    keepers_ = form.keepers, has_exact_words_ = false;
     if (!form.format) return;
     const int body = x.cols() - form.keepers;
     if (is_integer_) {
       quantize_activation(exact_.cols(0, body), *form.format, integers_, pool);
-      if (keepers_ > 0)
-        quantize_activation(exact_.cols(body, keepers_), int8_token, keeper_integers_, pool);
+      if (keepers_ > 0) prepare_keepers(exact_.cols(body, keepers_), pool);
       return;
     }
     copy(exact_, rounded_);
@@ -68,17 +70,26 @@ class Activation {
   [[nodiscard]] MatrixRef<const float> values() const { return values_; }
   // The transformed input before it was rounded, [tokens, in]: what a low-rank branch reads.
   [[nodiscard]] MatrixRef<const float> exact() const { return exact_; }
+  // The same in words, rounded when the first branch asks. Those that read one input do so in turn.
+  [[nodiscard]] WordsView exact_words(ThreadPool& pool) const {
+    if (!std::exchange(has_exact_words_, true)) round_words(exact_, exact_words_, pool);
+    return exact_words_.view();
+  }
   [[nodiscard]] int keepers() const noexcept { return keepers_; }
   [[nodiscard]] ActivationView integers() const {
     BISUP_EXPECTS(is_integer_);
     return integers_.view();
   }
-  [[nodiscard]] ActivationView keeper_integers() const {
+  [[nodiscard]] WordsView keeper_words() const {
     BISUP_EXPECTS(is_integer_ && keepers_ > 0);
-    return keeper_integers_.view();
+    return keeper_words_.view();
   }
 
  private:
+  void prepare_keepers(MatrixRef<const float> x, ThreadPool& pool) {
+    quantize_activation(x, int8_token, keeper_integers_, pool);
+    keeper_words_.widen(keeper_integers_.codes(), keeper_integers_.scales(), x.cols());
+  }
   MatrixRef<const float> transform(MatrixRef<const float> x, const InputForm& form,
                                    ThreadPool& pool) {
     const auto cols = static_cast<std::size_t>(x.cols());
@@ -119,6 +130,9 @@ class Activation {
   bool is_integer_ = false;
   int keepers_ = 0;
   QuantizedActivation integers_, keeper_integers_;
+  WordRows keeper_words_;
+  mutable WordRows exact_words_;
+  mutable bool has_exact_words_ = false;
   Matrix<float> rotated_, transformed_, rounded_;
 };
 

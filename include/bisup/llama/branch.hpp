@@ -18,7 +18,10 @@
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/llama/dense_tensor.hpp>
 #include <bisup/ops/combine_rows.hpp>
+#include <bisup/ops/few_rows.hpp>
 #include <bisup/ops/gemm_dense.hpp>
+#include <bisup/pack/narrow_panels.hpp>
+#include <bisup/pack/word_rows.hpp>
 
 namespace bisup::llama {
 
@@ -57,6 +60,18 @@ struct Branch {
       }
     }
     combine_rows(b.view, std::as_const(inner).ref(), y, pool);
+  }
+  // Of codes, the same in integers: x A^T as words, which what beside() makes of B multiplies.
+  void prepare(const WordsView& x, WordRows& words, ThreadPool& pool) const {
+    BISUP_EXPECTS(!scale.empty());
+    few_rows(a.view, scale.data(), x, words, pool);
+  }
+  [[nodiscard]] NarrowPanels beside() const {
+    BISUP_EXPECTS(b.view.type == DType::i8);
+    const auto* codes = static_cast<const std::int8_t*>(b.view.data);
+    return NarrowPanels(out(), rank(), [&](int row, int component) {
+      return codes[static_cast<std::ptrdiff_t>(component) * out() + row];
+    });
   }
 
  private:

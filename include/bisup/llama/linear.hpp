@@ -5,6 +5,7 @@
 // weights whose format is a type, or either at run time. The input is prepared once for all linears
 // that share it; see activation.hpp.
 
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <memory>
@@ -25,6 +26,8 @@
 #include <bisup/ops/gemm.hpp>
 #include <bisup/ops/gemm_dense.hpp>
 #include <bisup/pack/any_packed_tensor.hpp>
+#include <bisup/pack/narrow_panels.hpp>
+#include <bisup/pack/word_rows.hpp>
 
 namespace bisup::llama {
 
@@ -80,7 +83,7 @@ struct PackedLinear {
 };
 
 // The run-time form, which the model is made of: weights, of which the last input channels may be
-// keepers, stored apart in 8 bits; a bias; a low-rank branch.
+// keepers, stored apart in 8 bits with one scale a row; a bias; a low-rank branch.
 class AnyLinear {
  public:
   AnyLinear() = default;
@@ -88,21 +91,22 @@ class AnyLinear {
                      std::optional<AnyPackedTensor> keepers = {})
       : weights_(std::move(weights)), keepers_(std::move(keepers)), bias_(std::move(bias)) {
     BISUP_EXPECTS(bias_.empty() || static_cast<int>(bias_.size()) == out());
-    BISUP_EXPECTS(!keepers_ || (packed() != nullptr && keepers_->rows() == out()));
+    if (!keepers_) return;
+    BISUP_EXPECTS(packed() != nullptr && keepers_->rows() == out());
+    keepers_beside_ = std::make_shared<const NarrowPanels>(NarrowPanels::of(keepers_->panels()));
   }
 
   [[nodiscard]] int in() const { return cols(weights_) + (keepers_ ? keepers_->cols() : 0); }
   [[nodiscard]] int out() const { return rows(weights_); }
   void apply(const Activation& x, MatrixRef<float> y, ThreadPool& pool) const {
     if (packed() != nullptr && x.is_integer()) {
-      gemm(packed()->panels(), x.integers(), y, pool);
-      if (keepers_) gemm(keepers_->panels(), x.keeper_integers(), y, Into::add, pool);
+      apply_integers(x, y, pool);
     } else {
       const int body = cols(weights_);
       multiply(weights_, x.values().cols(0, body), y, pool);
       if (keepers_) add_keepers(x.values().cols(body, keepers_->cols()), y, pool);
+      if (branch_) branch_->apply(x.exact(), y, pool);
     }
-    if (branch_) branch_->apply(x.exact(), y, pool);
     add_bias(bias_, y);
   }
   // The same codes with other scales.
@@ -114,6 +118,9 @@ class AnyLinear {
   void set_branch(Branch branch) {
     BISUP_EXPECTS(branch.consistent() && branch.in() == in() && branch.out() == out());
     branch_ = std::make_shared<const Branch>(std::move(branch));
+    branch_beside_.reset();
+    if (branch_->type() == DType::i8)
+      branch_beside_ = std::make_shared<const NarrowPanels>(branch_->beside());
   }
 
   [[nodiscard]] const Weights& weights() const noexcept { return weights_; }
@@ -131,6 +138,18 @@ class AnyLinear {
   }
 
  private:
+  void apply_integers(const Activation& x, MatrixRef<float> y, ThreadPool& pool) const {
+    static thread_local WordRows inner;
+    std::array<Beside, 2> beside;
+    std::size_t count = 0;
+    if (keepers_) beside[count++] = {keepers_beside_->view(), x.keeper_words()};
+    if (branch_beside_) {
+      branch_->prepare(x.exact_words(pool), inner, pool);
+      beside[count++] = {branch_beside_->view(), inner.view()};
+    }
+    gemm(packed()->panels(), x.integers(), std::span(beside).first(count), y, pool);
+    if (branch_ && !branch_beside_) branch_->apply(x.exact(), y, pool);
+  }
   void add_keepers(MatrixRef<const float> x, MatrixRef<float> y, ThreadPool& pool) const {
     static thread_local Matrix<float> sum;
     sum.resize(y.rows(), y.cols());
@@ -141,6 +160,7 @@ class AnyLinear {
   Weights weights_;
   std::optional<AnyPackedTensor> keepers_;
   std::shared_ptr<const Branch> branch_;
+  std::shared_ptr<const NarrowPanels> keepers_beside_, branch_beside_;  // as gemm reads them
   std::vector<float> bias_;
 };
 

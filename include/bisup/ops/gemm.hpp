@@ -2,25 +2,33 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How do I multiply packed weights by quantized activations? gemm(w, x, y, pool); one token is the
-// decode case. Next: ops/quantize_activation.hpp makes x; kernel/scalar.hpp says what is computed.
+// decode case. Few columns of more bits may stand beside. Next: ops/quantize_activation.hpp makes
+// x; kernel/scalar.hpp and kernel/narrow_gemm.hpp say what is computed.
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <span>
 
 #include <bisup/core/contract.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/kernel/avx2/gemm.hpp>
+#include <bisup/kernel/avx2/narrow_gemm.hpp>
 #include <bisup/kernel/avx512/gemm.hpp>
+#include <bisup/kernel/avx512/narrow_gemm.hpp>
 #include <bisup/kernel/avx_vnni/gemm.hpp>
 #include <bisup/kernel/dispatch.hpp>
+#include <bisup/kernel/narrow_gemm.hpp>
 #include <bisup/kernel/neon/gemm.hpp>
+#include <bisup/kernel/neon/narrow_gemm.hpp>
 #include <bisup/kernel/scalar.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/pack/activation.hpp>
 #include <bisup/pack/any_packed_tensor.hpp>
+#include <bisup/pack/narrow_panels.hpp>
 #include <bisup/pack/packed_view.hpp>
+#include <bisup/pack/word_rows.hpp>
 
 namespace bisup {
 
@@ -50,6 +58,17 @@ template <int Bits, bool Affine>
   });
 }
 
+inline constexpr auto narrow_gemm_kernels = std::array {
+#if BISUP_X86
+  Entry<NarrowGemmFn>{Target::avx512_vnni, avx512_vnni::narrow_gemm},
+      Entry<NarrowGemmFn>{Target::avx2, avx2::narrow_gemm},
+#endif
+#if BISUP_ARM64
+      Entry<NarrowGemmFn>{Target::neon, neon::narrow_gemm},
+#endif
+      Entry<NarrowGemmFn>{Target::scalar, scalar::narrow_gemm},
+};
+
 // What one task computes: a fixed size, so results do not depend on the number of threads. 24 KiB
 // of codes, fewer for several tokens, keep a task above the cost of claiming it and leave a matrix
 // of 576 rows in tasks that two threads share evenly; 192 tokens of activations stay in L2. Lost:
@@ -67,33 +86,47 @@ struct GemmTasks {
     across = (shape.row_tiles() + panels - 1) / panels;
   }
   [[nodiscard]] constexpr int count() const { return across * down; }
-  [[nodiscard]] constexpr GemmRange range(int task, const PackedShape& shape, int token_count,
-                                          Into into = Into::replace) const {
+  [[nodiscard]] constexpr GemmRange range(int task, const PackedShape& shape,
+                                          int token_count) const {
     const int panel = task / down * panels, token = task % down * tokens;
     return {panel, std::min(panel + panels, shape.row_tiles()), token,
-            std::min(token + tokens, token_count), into};
+            std::min(token + tokens, token_count)};
   }
 };
 
-// y[t, r] = sum over c of w[r, c] x[t, c], with x as quantized for w's groups, or y + that. The
-// same bits for any number of threads and whatever other tokens share the call.
-inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, Into into,
-                 ThreadPool& pool) {
+// Few columns that stand beside others, and what they multiply.
+struct Beside {
+  NarrowView weights;
+  WordsView x;
+};
+
+// y[t, r] = sum over c of w[r, c] x[t, c], with x as quantized for w's groups, plus what stands
+// beside, added while y is near. The same bits for any number of threads and whatever other tokens
+// share the call.
+inline void gemm(const PackedPanels& w, const ActivationView& x, std::span<const Beside> beside,
+                 MatrixRef<float> y, ThreadPool& pool) {
   const PackedShape& shape = w.shape;
   BISUP_EXPECTS(x.cols == shape.cols && x.padded_cols == shape.padded_cols() &&
                 x.groups == shape.groups());
   BISUP_EXPECTS(x.scale_groups == 1 || x.scale_groups == x.groups);
   BISUP_EXPECTS(y.rows() == x.tokens && y.cols() == shape.rows);
   BISUP_EXPECTS(shape.group_codes() <= longest_group);
+  for (const Beside& more : beside) {
+    BISUP_EXPECTS(more.weights.rows == shape.rows && more.x.tokens == x.tokens &&
+                  more.x.pairs == more.weights.pairs);
+  }
   const GemmFn kernel = gemm_kernel(shape.format, active_target()).function;
+  const NarrowGemmFn narrow = choose(narrow_gemm_kernels, active_target()).function;
   const GemmTasks tasks(shape, x.tokens);
   pool.parallel_for(tasks.count(), [&](int task, int) {
-    kernel(w, x, y, tasks.range(task, shape, x.tokens, into));
+    const GemmRange range = tasks.range(task, shape, x.tokens);
+    kernel(w, x, y, range);
+    for (const Beside& more : beside) narrow(more.weights, more.x, y, range);
   });
 }
 inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
                  ThreadPool& pool) {
-  gemm(w, x, y, Into::replace, pool);
+  gemm(w, x, {}, y, pool);
 }
 
 #ifdef BISUP_COMPILED

@@ -103,7 +103,7 @@ BISUP_ALWAYS_INLINE
 template <int Bits, bool Affine, int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, int panel,
-               int last_panel, int token, bool add) noexcept {
+               int last_panel, int token) noexcept {
   constexpr int halves = 2 * Panels;
   constexpr int offset = Bits == 8 ? 128 : 0;  // what multiply_step has subtracted from the codes
   HalfPanels<Bits, halves> rows(w, x, panel, last_panel);
@@ -119,7 +119,7 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> 
     }
     scale_dots(rows, w, tokens, g, dot, sum);
   }
-  store_sums(w, tokens, y, panel, last_panel, token, add, sum);
+  store_sums(w, tokens, y, panel, last_panel, token, sum);
 }
 
 // Tokens are cut into tiles of nearly equal height, 4 at most; one token takes more panels at once.
@@ -132,15 +132,14 @@ void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
   const int last = range.last_panel, tokens = range.last_token - range.first_token;
   const int heights = (tokens + highest - 1) / highest;
   const int step = tokens == 1 ? 2 : 1;  // panels
-  const bool add = range.into == Into::add;
   for (int p = range.first_panel; p < last; p += step) {
     for (int i = 0, token = range.first_token; i < heights; ++i) {
       const int height = (range.last_token - token + heights - i - 1) / (heights - i);
       switch (height) {
-        case 1: gemm_tile<Bits, Affine, 1, 2>(w, x, y, p, last, token, add); break;
-        case 2: gemm_tile<Bits, Affine, 2, 1>(w, x, y, p, last, token, add); break;
-        case 3: gemm_tile<Bits, Affine, 3, 1>(w, x, y, p, last, token, add); break;
-        default: gemm_tile<Bits, Affine, 4, 1>(w, x, y, p, last, token, add); break;
+        case 1: gemm_tile<Bits, Affine, 1, 2>(w, x, y, p, last, token); break;
+        case 2: gemm_tile<Bits, Affine, 2, 1>(w, x, y, p, last, token); break;
+        case 3: gemm_tile<Bits, Affine, 3, 1>(w, x, y, p, last, token); break;
+        default: gemm_tile<Bits, Affine, 4, 1>(w, x, y, p, last, token); break;
       }
       token += height;
     }

@@ -123,7 +123,7 @@ template <int Halves, int Tokens>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE
     void store_sums(const PackedPanels& w, const TokenRows& tokens, MatrixRef<float> y, int panel,
-                    int last_panel, int token, bool add, __m256 (&sum)[Halves][Tokens]) noexcept {
+                    int last_panel, int token, __m256 (&sum)[Halves][Tokens]) noexcept {
   float* const out = y.data() + token * y.stride();
 #pragma GCC unroll 8
   for (int h = 0; h < Halves; ++h) {
@@ -133,12 +133,9 @@ BISUP_ALWAYS_INLINE
     for (int t = 0; t < Tokens; ++t) {
       if (rows <= 0) continue;
       float* const at = out + t * y.stride() + row;
-      const __m256 before = add ? load_floats<DType::f32>(at, 0, rows) : _mm256_setzero_ps();
-      // Fused here, or the compiler would decide it tile by tile.
-      const __m256 result =
-          tokens.token_scales ? _mm256_fmadd_ps(sum[h][t], _mm256_set1_ps(tokens.scales[t]), before)
-                              : _mm256_add_ps(sum[h][t], before);
-      store_first(at, result, rows);
+      if (tokens.token_scales)
+        sum[h][t] = _mm256_mul_ps(sum[h][t], _mm256_set1_ps(tokens.scales[t]));
+      store_first(at, sum[h][t], rows);
     }
   }
 }

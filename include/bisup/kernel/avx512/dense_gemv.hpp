@@ -80,31 +80,42 @@ BISUP_ALWAYS_INLINE const
   return static_cast<const char*>(w.data) + row * w.stride * bytes_of(Type);
 }
 
+// Up to Rows rows by all tokens, four at a time.
+template <DType Type, int Rows>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE void gemv_rows(const DenseOperand& w, int first_row, int rows, int count,
+                                   const float* x, std::ptrdiff_t x_stride, int tokens, float* y,
+                                   std::ptrdiff_t y_stride, const char* next) noexcept {
+  int t = 0;
+  for (; t + 4 <= tokens; t += 4) {
+    gemv_block<Type, Rows, 4>(w, first_row, rows, count, x + t * x_stride, x_stride,
+                              y + t * y_stride, y_stride, t == 0 ? next : nullptr);
+  }
+  for (; t + 2 <= tokens; t += 2) {
+    gemv_block<Type, Rows, 2>(w, first_row, rows, count, x + t * x_stride, x_stride,
+                              y + t * y_stride, y_stride, t == 0 ? next : nullptr);
+  }
+  if (t < tokens) {
+    gemv_block<Type, Rows, 1>(w, first_row, rows, count, x + t * x_stride, x_stride,
+                              y + t * y_stride, y_stride, t == 0 ? next : nullptr);
+  }
+}
+
 template <DType Type>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_OPTIMIZED inline void gemv_of(const DenseOperand& w, int first_row, int rows, int count,
                                     const float* x, std::ptrdiff_t x_stride, int tokens, float* y,
                                     std::ptrdiff_t y_stride) noexcept {
-  const int step = tokens == 1 ? 8 : 4;
-  for (int r = 0; r < rows; r += step) {
-    const int left = rows - r < step ? rows - r : step;
-    const char* next = next_rows<Type>(w, first_row + r + step, rows - r - step, step * count);
-    if (tokens == 1) {
+  const int most = tokens == 1 ? 8 : 4;
+  for (int r = 0; r < rows; r += most) {
+    const int left = rows - r < most ? rows - r : most;
+    const char* next = next_rows<Type>(w, first_row + r + most, rows - r - most, most * count);
+    if (left == 1) {  // behind eight of a branch of rank 9, for one
+      gemv_rows<Type, 1>(w, first_row + r, 1, count, x, x_stride, tokens, y + r, y_stride, next);
+    } else if (left <= 4) {
+      gemv_rows<Type, 4>(w, first_row + r, left, count, x, x_stride, tokens, y + r, y_stride, next);
+    } else {
       gemv_block<Type, 8, 1>(w, first_row + r, left, count, x, x_stride, y + r, y_stride, next);
-      continue;
-    }
-    int t = 0;
-    for (; t + 4 <= tokens; t += 4) {
-      gemv_block<Type, 4, 4>(w, first_row + r, left, count, x + t * x_stride, x_stride,
-                             y + t * y_stride + r, y_stride, t == 0 ? next : nullptr);
-    }
-    for (; t + 2 <= tokens; t += 2) {
-      gemv_block<Type, 4, 2>(w, first_row + r, left, count, x + t * x_stride, x_stride,
-                             y + t * y_stride + r, y_stride, t == 0 ? next : nullptr);
-    }
-    if (t < tokens) {
-      gemv_block<Type, 4, 1>(w, first_row + r, left, count, x + t * x_stride, x_stride,
-                             y + t * y_stride + r, y_stride, t == 0 ? next : nullptr);
     }
   }
 }

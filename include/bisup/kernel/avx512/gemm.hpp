@@ -119,12 +119,12 @@ BISUP_ALWAYS_INLINE
   }
 }
 
-// Writes sums to y, or adds them; panels from last_panel on do not exist.
+// Writes sums to y; panels from last_panel on do not exist.
 template <int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 BISUP_ALWAYS_INLINE
     void store_sums(const ActivationView& x, MatrixRef<float> y, int rows, int panel,
-                    int last_panel, int token, bool add, __m512 (&sum)[Panels][Tokens]) noexcept {
+                    int last_panel, int token, __m512 (&sum)[Panels][Tokens]) noexcept {
   const bool token_scales = x.scale_groups == 1;
   const float* scales = x.scales + static_cast<std::ptrdiff_t>(token) * x.scale_groups;
 #pragma GCC unroll 8
@@ -135,7 +135,6 @@ BISUP_ALWAYS_INLINE
     for (int t = 0; t < Tokens; ++t) {
       if (token_scales) sum[p][t] = _mm512_mul_ps(sum[p][t], _mm512_set1_ps(scales[t]));
       float* const at = y.data() + (token + t) * y.stride() + row;
-      if (add) sum[p][t] = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sum[p][t]);
       _mm512_mask_storeu_ps(at, mask, sum[p][t]);
     }
   }
@@ -145,7 +144,7 @@ BISUP_ALWAYS_INLINE
 template <int Bits, bool Affine, int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, int panel,
-               int last_panel, int token, bool add) noexcept {
+               int last_panel, int token) noexcept {
   const int row_tiles = x.padded_cols / panel16::tile_codes;
   const int group = w.shape.format.group;
   PanelCodes<Panels> codes{{}, {}, w.scales, w.shape.format.scale, w.zeros};
@@ -163,7 +162,7 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> 
   }
   add_groups<Bits, Bits, Affine>(
       codes, x, token, group == 0 ? row_tiles : group / panel16::tile_codes, 0, x.groups, sum);
-  store_sums(x, y, w.shape.rows, panel, last_panel, token, add, sum);
+  store_sums(x, y, w.shape.rows, panel, last_panel, token, sum);
 }
 
 // Two panels of some groups, unpacked for many tokens, and the sums of these so far.
@@ -191,7 +190,7 @@ template <int ZeroBits, bool Affine, int Tokens>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 void unpacked_tile(UnpackedPanels& block, const PackedPanels& w, const ActivationView& x,
                    MatrixRef<float> y, int panel, int last_panel, int first, int last, int token,
-                   int slot, bool add) noexcept {
+                   int slot) noexcept {
   constexpr int panels = UnpackedPanels::panels;
   PanelCodes<panels> codes{{block.codes[0], block.codes[1]},
                            {0, UnpackedPanels::parameters},
@@ -207,7 +206,7 @@ void unpacked_tile(UnpackedPanels& block, const PackedPanels& w, const Activatio
   }
   add_groups<8, ZeroBits, Affine>(codes, x, token, w.shape.format.group / panel16::tile_codes,
                                   first, last, sum);
-  if (last == x.groups) return store_sums(x, y, w.shape.rows, panel, last_panel, token, add, sum);
+  if (last == x.groups) return store_sums(x, y, w.shape.rows, panel, last_panel, token, sum);
 #pragma GCC unroll 2
   for (int p = 0; p < panels; ++p) {
 #pragma GCC unroll 8
@@ -220,7 +219,7 @@ void unpacked_tile(UnpackedPanels& block, const PackedPanels& w, const Activatio
 template <int Bits, bool Affine>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 void unpacked_panels(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, int panel,
-                     int last_panel, int first_token, int last_token, bool add) noexcept {
+                     int last_panel, int first_token, int last_token) noexcept {
   UnpackedPanels block;
   const int group_tiles = w.shape.format.group / panel16::tile_codes;
   const int row_tiles = x.padded_cols / panel16::tile_codes;
@@ -245,7 +244,7 @@ void unpacked_panels(const PackedPanels& w, const ActivationView& x, MatrixRef<f
     }
     each_tile(first_token, last_token, [&]<int Tokens>(int token) {
       unpacked_tile<Bits, Affine, Tokens>(block, w, x, y, panel, last_panel, first, last, token,
-                                          token - first_token, add);
+                                          token - first_token);
     });
   }
 }
@@ -259,7 +258,6 @@ void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
   const int last = range.last_panel, tokens = range.last_token - range.first_token;
   const int step = tokens <= 2 ? 4 : 2;  // panels
   const int group = w.shape.format.group;
-  const bool add = range.into == Into::add;
   const bool unpacks =
       Bits < 8 && tokens >= many && group > 0 && group <= UnpackedPanels::block_codes;
   for (int p = range.first_panel; p < last; p += step) {
@@ -267,13 +265,13 @@ void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
       constexpr int most = UnpackedPanels::most_tokens;
       for (int t = range.first_token; unpacks && t < range.last_token; t += most) {
         const int end = range.last_token - t < most ? range.last_token : t + most;
-        unpacked_panels<Bits, Affine>(w, x, y, p, last, t, end, add);
+        unpacked_panels<Bits, Affine>(w, x, y, p, last, t, end);
       }
       if (unpacks) continue;
     }
     each_tile(range.first_token, range.last_token, [&]<int Tokens>(int token) {
       constexpr int panels = Tokens <= 2 ? 4 : 2;
-      gemm_tile<Bits, Affine, Tokens, panels>(w, x, y, p, last, token, add);
+      gemm_tile<Bits, Affine, Tokens, panels>(w, x, y, p, last, token);
     });
   }
 }

@@ -45,7 +45,7 @@ BISUP_ALWAYS_INLINE
 template <int Bits, bool Affine, int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX_VNNI)
 void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, int panel,
-               int last_panel, int token, bool add) noexcept {
+               int last_panel, int token) noexcept {
   constexpr int halves = 2 * Panels;
   avx2::HalfPanels<Bits, halves> rows(w, x, panel, last_panel);
   avx2::TokenRows tokens(x, token);
@@ -60,7 +60,7 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> 
     }
     avx2::scale_dots(rows, w, tokens, g, dot, sum);
   }
-  avx2::store_sums(w, tokens, y, panel, last_panel, token, add, sum);
+  avx2::store_sums(w, tokens, y, panel, last_panel, token, sum);
 }
 
 // Tokens are cut into tiles of nearly equal height, 6 at most; fewer tokens take more panels at
@@ -73,17 +73,16 @@ void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
   const int last = range.last_panel, tokens = range.last_token - range.first_token;
   const int heights = (tokens + highest - 1) / highest;
   const int step = tokens == 1 ? 4 : tokens == 2 ? 2 : 1;  // panels; 7 tokens are 4 + 3
-  const bool add = range.into == Into::add;
   for (int p = range.first_panel; p < last; p += step) {
     for (int i = 0, token = range.first_token; i < heights; ++i) {
       const int height = (range.last_token - token + heights - i - 1) / (heights - i);
       switch (height) {
-        case 1: gemm_tile<Bits, Affine, 1, 4>(w, x, y, p, last, token, add); break;
-        case 2: gemm_tile<Bits, Affine, 2, 2>(w, x, y, p, last, token, add); break;
-        case 3: gemm_tile<Bits, Affine, 3, 1>(w, x, y, p, last, token, add); break;
-        case 4: gemm_tile<Bits, Affine, 4, 1>(w, x, y, p, last, token, add); break;
-        case 5: gemm_tile<Bits, Affine, 5, 1>(w, x, y, p, last, token, add); break;
-        default: gemm_tile<Bits, Affine, 6, 1>(w, x, y, p, last, token, add); break;
+        case 1: gemm_tile<Bits, Affine, 1, 4>(w, x, y, p, last, token); break;
+        case 2: gemm_tile<Bits, Affine, 2, 2>(w, x, y, p, last, token); break;
+        case 3: gemm_tile<Bits, Affine, 3, 1>(w, x, y, p, last, token); break;
+        case 4: gemm_tile<Bits, Affine, 4, 1>(w, x, y, p, last, token); break;
+        case 5: gemm_tile<Bits, Affine, 5, 1>(w, x, y, p, last, token); break;
+        default: gemm_tile<Bits, Affine, 6, 1>(w, x, y, p, last, token); break;
       }
       token += height;
     }

@@ -63,7 +63,7 @@ BISUP_ALWAYS_INLINE
 template <int Bits, bool Affine, int Tokens>
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, int panel,
-               int token, bool add_to_y) noexcept {
+               int token) noexcept {
   constexpr int tile_size = Bits * panel16::vector_bytes;
   constexpr int offset = Bits == 8 ? 128 : 0;  // what multiply_steps has subtracted from the codes
   const int tiles_a_row = x.padded_cols / panel16::tile_codes, groups = x.groups;
@@ -121,7 +121,6 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> 
       if (token_scales) sum[h][t] = multiply(sum[h][t], splat(scales[t]));
       if (rows <= 0) continue;
       float* const at = y.data() + (token + t) * y.stride() + row;
-      if (add_to_y) sum[h][t] = add(load_floats<DType::f32>(at, 0, rows), sum[h][t]);
       store_first(at, sum[h][t], rows);
     }
   }
@@ -135,15 +134,14 @@ void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
           GemmRange range) noexcept {
   constexpr int highest = 4;
   const int heights = (range.last_token - range.first_token + highest - 1) / highest;
-  const bool add = range.into == Into::add;
   for (int p = range.first_panel; p < range.last_panel; ++p) {
     for (int i = 0, token = range.first_token; i < heights; ++i) {
       const int height = (range.last_token - token + heights - i - 1) / (heights - i);
       switch (height) {
-        case 1: gemm_tile<Bits, Affine, 1>(w, x, y, p, token, add); break;
-        case 2: gemm_tile<Bits, Affine, 2>(w, x, y, p, token, add); break;
-        case 3: gemm_tile<Bits, Affine, 3>(w, x, y, p, token, add); break;
-        default: gemm_tile<Bits, Affine, 4>(w, x, y, p, token, add); break;
+        case 1: gemm_tile<Bits, Affine, 1>(w, x, y, p, token); break;
+        case 2: gemm_tile<Bits, Affine, 2>(w, x, y, p, token); break;
+        case 3: gemm_tile<Bits, Affine, 3>(w, x, y, p, token); break;
+        default: gemm_tile<Bits, Affine, 4>(w, x, y, p, token); break;
       }
       token += height;
     }
