@@ -3,7 +3,7 @@
 #pragma once
 // How does AVX-512 VNNI add what few columns beside packed weights make? A vpdpwssd takes a pair of
 // columns of 16 rows.
-// Limit: the multiply ports; nine pairs of 6 tokens by 2 panels are 108 vpdpwssd beside 18 to widen
+// Limit: the multiply ports; 32 keepers of 6 tokens by 2 panels are 192 vpdpwssd beside 32 to widen
 // the codes and 60 to scale and to add to y.
 // Registers: Tokens * Panels sums, Panels codes, 1 broadcast.
 // Lost: keepers as a tile of panel16 in a second pass over y, the branch's second factor in floats
