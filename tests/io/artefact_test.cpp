@@ -515,4 +515,23 @@ TEST_CASE(
   CHECK(refused > 100);  // most of the first 12,000 bytes are header
 }
 
+TEST_CASE("keepers that are not of 8 bits with one scale a row are refused") {
+  // The body's 4 bits under the name of the keepers, which are as wide: a file without a fault.
+  const ScratchFolder folder;
+  const llama::Model model = with_everything();
+  const std::string linear = "model.layers.1.mlp.up_proj";
+  REQUIRE(model.blocks[1].up.keepers()->cols() * 2 == model.blocks[1].up.in());
+  const auto path = saved(folder, model);
+  Parts parts(read_file(path));
+  io::Json description = parts.description();
+  std::swap(description["packed"][linear], description["packed"][linear + ".keepers"]);
+  for (const char* part : {".codes", ".scales"})
+    std::swap(parts.header[linear + part], parts.header[linear + ".keepers" + part]);
+  write_file(path, parts.with(description.dump()));
+  const auto refused = io::load_artefact(path);
+  REQUIRE_FALSE(refused);
+  CHECK(name(refused.error().code) == std::string("unsupported"));
+  CHECK(refused.error().message.find(linear) != std::string::npos);
+}
+
 }  // namespace

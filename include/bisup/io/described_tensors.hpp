@@ -22,6 +22,7 @@
 #include <bisup/io/json_fields.hpp>
 #include <bisup/io/safetensors.hpp>
 #include <bisup/llama/model.hpp>
+#include <bisup/pack/narrow_panels.hpp>
 
 namespace bisup::io {
 

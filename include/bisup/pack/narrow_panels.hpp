@@ -6,6 +6,7 @@
 // columns side by side, which is what multiplying words in pairs reads. Their activations are
 // words.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -38,22 +39,9 @@ class NarrowPanels {
   // Codes [rows, cols] by code(row, col), -128 ... 127; scales [rows], or none: ones.
   template <class Code>
   NarrowPanels(int rows, int cols, Code code, std::vector<float> scales = {})
-      : rows_(rows), pairs_((cols + 1) / 2), scales_(std::move(scales)) {
-    BISUP_EXPECTS(rows > 0 && cols > 0);
-    BISUP_EXPECTS(scales_.empty() || scales_.size() == static_cast<std::size_t>(rows));
-    const NarrowView shape = view();
-    const auto panel_size = static_cast<std::size_t>(pairs_) * NarrowView::pair_size;
-    codes_.resize(static_cast<std::size_t>(shape.panels()) * panel_size);
-    if (!scales_.empty())
-      scales_.resize(static_cast<std::size_t>(shape.panels() * panel16::tile_rows));
-    std::int8_t* at = codes_.data();
-    for (int p = 0; p < shape.panels(); ++p) {
-      for (int c = 0; c < 2 * pairs_; c += 2) {
-        for (int r = p * panel16::tile_rows; r < (p + 1) * panel16::tile_rows; ++r) {
-          for (int i = c; i < c + 2; ++i, ++at)
-            if (r < rows && i < cols) *at = static_cast<std::int8_t>(code(r, i));
-        }
-      }
+      : NarrowPanels(rows, cols, std::move(scales)) {
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < cols; ++c) pair(r, c)[c % 2] = static_cast<std::int8_t>(code(r, c));
     }
   }
   // Whether packed weights have what these hold: symmetric codes of 8 bits, one scale a row.
@@ -66,12 +54,24 @@ class NarrowPanels {
     BISUP_EXPECTS(holds(shape));
     std::vector<float> scales;
     for (int r = 0; r < shape.rows; ++r) scales.push_back(weights.scale(r, 0));
-    const auto code = [&](int r, int c) {
-      return load_code<8, panel16>(weights.codes + shape.tile_offset(r, c), r % panel16::tile_rows,
-                                   c % panel16::tile_codes) -
-             weights.zero(r, 0);
-    };
-    return NarrowPanels(shape.rows, shape.cols, code, std::move(scales));
+    NarrowPanels made(shape.rows, shape.cols, std::move(scales));
+    const int zero = weights.zero(0, 0);  // of all, being symmetric
+    // A code of 8 bits is the byte where its lowest bit lies, and rows are as far apart everywhere:
+    // load_code's way, bit by bit, took four fifths of the time in which a model loads.
+    for (int first = 0; first < shape.rows; first += panel16::tile_rows) {
+      const int rows = std::min(panel16::tile_rows, shape.rows - first);
+      for (int c = 0; c < shape.cols; ++c) {
+        const auto lowest = [c](int row) {
+          return panel16::at<8>(row, c % panel16::tile_codes, 0).byte;
+        };
+        const int apart = lowest(1) - lowest(0);
+        const std::uint8_t* from = weights.codes + shape.tile_offset(first, c) + lowest(0);
+        std::int8_t* to = made.pair(first, c) + c % 2;
+        for (int r = 0; r < rows; ++r, from += apart, to += 2)
+          *to = static_cast<std::int8_t>(*from - zero);
+      }
+    }
+    return made;
   }
 
   [[nodiscard]] NarrowView view() const noexcept {
@@ -79,6 +79,21 @@ class NarrowPanels {
   }
 
  private:
+  NarrowPanels(int rows, int cols, std::vector<float> scales)
+      : rows_(rows), pairs_((cols + 1) / 2), scales_(std::move(scales)) {
+    BISUP_EXPECTS(rows > 0 && cols > 0);
+    BISUP_EXPECTS(scales_.empty() || scales_.size() == static_cast<std::size_t>(rows));
+    const auto panels = static_cast<std::size_t>(view().panels());
+    codes_.resize(panels * static_cast<std::size_t>(pairs_) * NarrowView::pair_size);
+    if (!scales_.empty()) scales_.resize(panels * panel16::tile_rows);
+  }
+  // Where the pair of columns lies that column `col` is of.
+  [[nodiscard]] std::int8_t* pair(int row, int col) {
+    const auto panel = static_cast<std::size_t>(row / panel16::tile_rows),
+               index = panel * static_cast<std::size_t>(pairs_) + static_cast<std::size_t>(col / 2);
+    return codes_.data() + index * NarrowView::pair_size + row % panel16::tile_rows * 2;
+  }
+
   int rows_, pairs_;
   std::vector<std::int8_t> codes_;
   std::vector<float> scales_;
