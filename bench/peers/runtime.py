@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the runtime take beside its arithmetic? Measures memory, the time to the first token and what is left
-of two threads when another program spins on one of their cores, and writes the second table of docs/performance.md.
+"""What does the runtime take beside its arithmetic? Measures memory, the time to the first token, what drawing
+tokens costs and what is left of two threads when another program spins on one of their cores, and writes the
+second table of docs/performance.md.
 
     python3 bench/peers/runtime.py [--rounds 3]
 
@@ -47,6 +48,14 @@ class Bench:
         told, result = self.run(file, PROMPT, 0)
         return told["load_seconds"] + result["first_seconds"] - PROMPT / result["avg_ts"]
 
+    def sampled(self, file):
+        """The share of greedy decoding's speed that is left where each token is drawn as `bisup chat` draws it."""
+        def speed_of(*sampling):
+            return json.loads(self.runner.run(
+                self.runner.options.bisup, "generate", file, "--prompt", "The history of", "-n", "256", *sampling,
+                "--json"))["tokens_per_second"]
+        return speed_of("--temperature", "0.7", "--top-p", "0.95") / speed_of()
+
     def disturbed(self, file, prompt, generated):
         """The share of two threads' speed that is left beside a program that spins on one core."""
         alone = self.run(file, prompt, generated)[1]["avg_ts"]
@@ -72,6 +81,8 @@ def measure(options):
         (f"memory beyond artefact and cache, {speed.SMOLLM2}, MB", "at most", 150, lambda: bench.memory(small)),
         (f"memory beyond artefact and cache, {size}, MB", "at most", 150, lambda: bench.memory(large)),
         (f"first token beyond the prefill itself, {size}, s", "at most", 0.5, lambda: bench.start(large)),
+        ("decode where tokens are drawn (temperature .7, top-p .95), share of greedy", "at least", 0.95,
+         lambda: bench.sampled(small)),
         ("prefill, two threads beside a program on one core, share of undisturbed", "at least", 0.45,
          lambda: bench.disturbed(small, PROMPT, 0)),
         ("decode, two threads beside a program on one core, share of undisturbed", "at least", 0.45,

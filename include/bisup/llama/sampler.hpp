@@ -5,13 +5,16 @@
 // and min-p leave of the distribution, in this order, with a seed.
 
 #include <algorithm>
-#include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <numeric>
 #include <span>
 #include <vector>
 
 #include <bisup/core/contract.hpp>
 #include <bisup/core/random.hpp>
+#include <bisup/kernel/vector.hpp>
 
 namespace bisup::llama {
 
@@ -42,25 +45,12 @@ class Sampler {
     BISUP_EXPECTS(!logits.empty());
     adjusted_.assign(logits.begin(), logits.end());
     penalize(history);
-    if (options_.temperature == 0) {
-      return static_cast<int>(std::max_element(adjusted_.begin(), adjusted_.end()) -
-                              adjusted_.begin());
-    }
-    candidates_.resize(adjusted_.size());
-    for (std::size_t i = 0; i < candidates_.size(); ++i) candidates_[i] = static_cast<int>(i);
-    const auto before = [this](int a, int b) {
-      const float x = adjusted_[static_cast<std::size_t>(a)],
-                  y = adjusted_[static_cast<std::size_t>(b)];
-      return x > y || (x == y && a < b);
-    };
-    const std::size_t kept =
-        options_.top_k == 0
-            ? candidates_.size()
-            : std::min(candidates_.size(), static_cast<std::size_t>(options_.top_k));
-    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(kept),
-                      candidates_.end(), before);
-    candidates_.resize(kept);
-    return draw();
+    const auto best = std::max_element(adjusted_.begin(), adjusted_.end());
+    if (options_.temperature == 0) return static_cast<int>(best - adjusted_.begin());
+    for (const float most = *best; float& logit : adjusted_)
+      logit = (logit - most) / options_.temperature;
+    vector_kernels().softmax(adjusted_.data(), static_cast<int>(adjusted_.size()));
+    return draw(*best);
   }
 
  private:
@@ -78,35 +68,70 @@ class Sampler {
     }
   }
 
-  // candidates_ is sorted by falling logit.
-  int draw() {
-    const double best = adjusted_[static_cast<std::size_t>(candidates_[0])];
-    weights_.resize(candidates_.size());
-    double total = 0;
-    for (std::size_t i = 0; i < candidates_.size(); ++i) {
-      const double logit = adjusted_[static_cast<std::size_t>(candidates_[i])];
-      weights_[i] = std::exp((logit - best) / options_.temperature);  // the best one's is 1
-      total += weights_[i];
+  // adjusted_ holds probabilities. A vocabulary has 100,000 of them and the draw ends among the
+  // first few nearly always: only those are sorted that it asks for.
+  int draw(float best) {
+    const std::vector<float>& p = adjusted_;
+    found_.clear(), sorted_ = 0, floor_ = std::numeric_limits<float>::infinity();
+    double mass = 0;  // of what is kept
+    const std::size_t most =
+        options_.top_k == 0 ? p.size() : static_cast<std::size_t>(options_.top_k);
+    if (most < p.size()) {
+      for (std::size_t i = 0; i < most && at(i, best); ++i) mass += p[found_[i]];
+    } else {
+      mass = std::accumulate(p.begin(), p.end(), 0.0);
     }
-    double mass = 0;
-    std::size_t kept = 0;
-    while (kept < weights_.size() &&
-           (kept == 0 || (mass < options_.top_p * total && weights_[kept] >= options_.min_p))) {
-      mass += weights_[kept++];
+    if (!(mass > 0)) return 0;  // not a number among the logits
+    std::size_t kept = most;
+    if (options_.top_p < 1 || options_.min_p > 0) {
+      const double all = mass, least = static_cast<double>(options_.min_p) * best;
+      for (kept = 0, mass = 0; kept < most && at(kept, best); mass += p[found_[kept++]]) {
+        if (kept > 0 && (mass >= options_.top_p * all || p[found_[kept]] < least)) break;
+      }
     }
     double left = random_.uniform() * mass;
-    for (std::size_t i = 0; i < kept; ++i) {
-      left -= weights_[i];
-      if (left < 0) return candidates_[i];
+    std::size_t i = 0;
+    for (; i < kept && at(i, best); ++i) {
+      left -= p[found_[i]];
+      if (left < 0) return static_cast<int>(found_[i]);
     }
-    return candidates_[kept - 1];
+    return static_cast<int>(found_[i - 1]);
+  }
+  // Is there an i-th most probable token? Then found_[i] is it. Those of no probability are none.
+  bool at(std::size_t i, float best) {
+    const auto place = [this](std::size_t n) {
+      return found_.begin() + static_cast<std::ptrdiff_t>(n);
+    };
+    while (i >= sorted_) {
+      if (sorted_ < found_.size()) {
+        const std::size_t end =
+            std::min(found_.size(), sorted_ + std::max(sorted_, std::size_t{64}));
+        std::partial_sort(place(sorted_), place(end), found_.end(), [this](auto a, auto b) {
+          return adjusted_[a] > adjusted_[b] || (adjusted_[a] == adjusted_[b] && a < b);
+        });
+        sorted_ = end;
+      } else if (floor_ > 0) {
+        const float above = floor_;
+        floor_ = std::min(above, best) / 32;
+        if (floor_ < best * 1e-6f) floor_ = 0;
+        for (std::size_t id = 0; id < adjusted_.size(); ++id) {
+          if (adjusted_[id] < above && adjusted_[id] >= floor_ && adjusted_[id] > 0)
+            found_.push_back(id);
+        }
+      } else {
+        return false;
+      }
+    }
+    return true;
   }
 
   SamplingOptions options_;
   Random random_;
-  std::vector<float> adjusted_;
-  std::vector<int> candidates_, seen_;
-  std::vector<double> weights_;
+  std::vector<float> adjusted_;     // logits, then probabilities
+  std::vector<std::size_t> found_;  // tokens down to the probability floor_, the first sorted_ of
+  std::size_t sorted_ = 0;          // them in order
+  float floor_ = 0;
+  std::vector<int> seen_;
 };
 
 }  // namespace bisup::llama
