@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 #include <sys/stat.h>
 
+#include <bisup/calibrate/self_generate.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/io/atomic_file.hpp>
 #include <bisup/ops/matrix_product.hpp>
@@ -115,7 +116,8 @@ Json describe(const Preflight& preflight, long self_generated, const bisup::llam
     const double token =
         2.0 * (static_cast<double>(config.layers) * static_cast<double>(sizes.weights()) +
                static_cast<double>(config.vocab_size) * static_cast<double>(sizes.hidden));
-    seconds += static_cast<double>(self_generated) * token / product_speed(1, pool);
+    const int together = bisup::SelfGenerateOptions{}.together;
+    seconds += static_cast<double>(self_generated) * token / product_speed(together, pool);
   }
   return {{"bytes", preflight.artefact_bytes},
           {"memory_bytes", cost.peak - (preflight.spills ? cost.streams : 0)},

@@ -67,9 +67,10 @@ Meter::~Meter() {
   if (shown_) fmt::print(stderr, "\r\033[K");
 }
 
-bool Meter::operator()(int done, int all) {
+bool Meter::operator()(long done, long all) {
   if (is_terminal_ && done < all) {
-    const double left = clock_.seconds() / done * (all - done);
+    const double left =
+        clock_.seconds() / static_cast<double>(done) * static_cast<double>(all - done);
     fmt::print(stderr, "\r{}: {} of {}, about {} left\033[K", what_, done, all, duration(left));
     std::fflush(stderr);
     shown_ = true;

@@ -49,7 +49,7 @@ class Meter {
   Meter& operator=(const Meter&) = delete;
   ~Meter();  // wipes its line
 
-  bool operator()(int done, int all);
+  bool operator()(long done, long all);
 
  private:
   std::string what_;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/calibrate/self_generate.hpp>
 #include <algorithm>
+#include <bisup/llama/session.hpp>
 #include <limits>
 #include <set>
 
@@ -25,6 +26,23 @@ TEST_CASE("sequences have their lengths, and a seed gives them again") {
   CHECK(*ids != *self_generate(model, {.sequences = 3, .length = 24, .seed = 6}));
   for (const int id : *ids) CHECK((id >= 0 && id < model.config.vocab_size));
   CHECK(std::set<int>{(*ids)[0], (*ids)[24], (*ids)[48]}.size() > 1);
+}
+
+TEST_CASE("what is written does not depend on how many are written at once") {
+  const auto model = tiny_model();
+  SelfGenerateOptions options{.sequences = 5, .length = 16, .together = 1, .seed = 7};
+  const auto alone = self_generate(model, options);
+  REQUIRE(alone);
+  std::vector<long> written;
+  options.together = 3;
+  options.progress = [&](long done, long all) {
+    CHECK(all == 80);
+    written.push_back(done);
+    return true;
+  };
+  CHECK(*self_generate(model, options) == *alone);
+  REQUIRE(written.size() == 32);  // steps of 3 and of 2
+  CHECK((written[0] == 3 && written[15] == 48 && written[16] == 50 && written.back() == 80));
 }
 
 TEST_CASE("each text begins anywhere, goes on greedily for a few tokens and is then sampled") {
@@ -58,9 +76,9 @@ TEST_CASE("each text begins anywhere, goes on greedily for a few tokens and is t
 
 TEST_CASE("a stopped and a broken model are errors") {
   auto model = tiny_model();
-  const auto stopped = self_generate(model, {.sequences = 3, .length = 4, .progress = [](int done, int all) {
-                                               CHECK(all == 3);
-                                               return done < 2;
+  const auto stopped = self_generate(model, {.sequences = 3, .length = 4, .progress = [](long done, long all) {
+                                               CHECK(all == 12);
+                                               return done < 7;
                                              }});
   REQUIRE_FALSE(stopped);
   CHECK(stopped.error().code == Errc::interrupted);
