@@ -6,8 +6,10 @@
 // (docs/bisup.md).
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -26,21 +28,6 @@
 
 namespace bisup {
 
-namespace detail {
-
-// The embeddings of a crop's first tokens, as the model stores them.
-[[nodiscard]] inline Matrix<float> embedded(const llama::Model& model, const std::vector<int>& ids,
-                                            int length) {
-  Matrix<float> x(std::min(length, static_cast<int>(ids.size())), model.config.hidden_size);
-  for (int t = 0; t < x.rows(); ++t) {
-    for (int c = 0; c < x.cols(); ++c)
-      x(t, c) = model.embedding.view(ids[static_cast<std::size_t>(t)], c);
-  }
-  return x;
-}
-
-}  // namespace detail
-
 // exact: the float stream behind the last block; gain: the float model's final norm in the model's
 // basis. progress(step, steps) returns false to stop; what was best so far stays. Errors:
 // not_finite (a learned scale), out_of_memory, wrong_shape (a state of another model).
@@ -52,16 +39,22 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
                                      const tune::PhaseMemory<T>& memory = {}) {
   const int crops = static_cast<int>(samples.crops.size());
   auto teacher = detail::beginnings(exact, 0, exact.samples(), tuning.length);
-  std::vector<Matrix<float>> inputs;
-  for (const auto* part : {&samples.crops, &samples.held_out}) {
-    for (const auto& ids : *part) inputs.push_back(detail::embedded(model, ids, tuning.length));
-  }
   std::vector<tune::TextSample<T>> training, held_out;
   for (std::size_t i = 0; i < teacher.size(); ++i) {
     rms_norm(teacher[i].ref(), model.final_norm, model.config.norm_eps, teacher[i].ref(), pool);
-    (static_cast<int>(i) < crops ? training : held_out)
-        .push_back({inputs[i].ref(), teacher[i].ref()});
+    const bool learned = static_cast<int>(i) < crops;
+    const auto& ids = learned ? samples.crops[i] : samples.held_out[i - samples.crops.size()];
+    (learned ? training : held_out)
+        .push_back(
+            {std::span(ids).first(static_cast<std::size_t>(teacher[i].rows())), teacher[i].ref()});
   }
+  // As the model stores them.
+  const auto embed = [&model](std::span<const int> ids, MatrixRef<T> into) {
+    for (int t = 0; t < into.rows(); ++t) {
+      for (int c = 0; c < into.cols(); ++c)
+        into(t, c) = model.embedding.view(ids[static_cast<std::size_t>(t)], c);
+    }
+  };
   std::vector<tune::SimulatedBlock<T>> blocks;
   const int heads = model.config.kv_heads;
   for (int layer = 0; layer < model.config.layers; ++layer) {
@@ -81,7 +74,7 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
                    .clips = tuning.clips ? tuning.clip_rate : 0,
                    .norm_gains = tuning.norm_gains ? tuning.gain_rate : 0,
                    .scales = tuning.scales ? tuning.end_to_end_scale_rate : 0};
-  tune::EndToEnd<T> tuner(blocks, angles.view(), model.final_norm,
+  tune::EndToEnd<T> tuner(blocks, angles.view(), model.final_norm, embed,
                           tune::LogitLoss<T>(head.ref(), head.ref(), tuning.products), training,
                           held_out, options, pool);
   const auto groups = tuner.groups();

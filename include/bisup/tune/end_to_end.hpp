@@ -28,12 +28,17 @@
 
 namespace bisup::tune {
 
-// One crop: its embeddings and what the float model's final norm gives, both [tokens, hidden], the
+// One crop: its tokens and what the float model's final norm gives, [tokens, hidden], both the
 // caller's.
 template <class T>
 struct TextSample {
-  MatrixRef<const T> embedded, teacher;
+  std::span<const int> ids;
+  MatrixRef<const T> teacher;
 };
+// Writes the embeddings of tokens, [tokens, hidden]. They are looked up for each step: those of all
+// crops together are as large as the teachers.
+template <class T>
+using Embed = std::function<void(std::span<const int> ids, MatrixRef<T> into)>;
 
 struct EndToEndRates {
   double low_rank = 5e-4, clips = 2e-3, norm_gains = 5e-4, scales = 0;  // 0: not learned
@@ -58,12 +63,13 @@ class EndToEnd {
   // Blocks are changed in place; their weights stay as they are, but for learned scales.
   // final_norm: [hidden].
   EndToEnd(std::span<SimulatedBlock<T>> blocks, const RopeAngles<T>& angles,
-           std::span<T> final_norm, LogitLoss<T> loss, std::span<const TextSample<T>> training,
-           std::span<const TextSample<T>> held_out, const EndToEndOptions& options,
-           ThreadPool& pool)
+           std::span<T> final_norm, Embed<T> embed, LogitLoss<T> loss,
+           std::span<const TextSample<T>> training, std::span<const TextSample<T>> held_out,
+           const EndToEndOptions& options, ThreadPool& pool)
       : blocks_(blocks),
         angles_(angles),
         final_norm_(final_norm),
+        embed_(std::move(embed)),
         loss_(std::move(loss)),
         training_(training),
         held_out_(held_out),
@@ -136,19 +142,19 @@ class EndToEnd {
   [[nodiscard]] BlockActivations<T>& activations(std::size_t block) {
     return activations_[options_.keep_activations ? block : 0];
   }
-  [[nodiscard]] MatrixRef<const T> input(std::size_t block, const TextSample<T>& sample) const {
-    return block == 0 ? sample.embedded : inputs_[block].ref();
-  }
+  [[nodiscard]] MatrixRef<const T> input(std::size_t block) const { return inputs_[block].ref(); }
   [[nodiscard]] T norm_eps() const { return static_cast<T>(blocks_[0].shape.norm_eps); }
 
   void run(const TextSample<T>& sample) {
-    const int tokens = sample.embedded.rows();
+    const int tokens = sample.teacher.rows(), hidden = sample.teacher.cols();
+    inputs_[0].resize(tokens, hidden);
+    embed_(sample.ids, inputs_[0].ref());
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
-      inputs_[i + 1].resize(tokens, sample.embedded.cols());
-      forward<T>(blocks_[i], angles_.first(tokens), input(i, sample), activations(i),
-                 inputs_[i + 1].ref(), pool_);
+      inputs_[i + 1].resize(tokens, hidden);
+      forward<T>(blocks_[i], angles_.first(tokens), input(i), activations(i), inputs_[i + 1].ref(),
+                 pool_);
     }
-    normed_.resize(tokens, sample.embedded.cols());
+    normed_.resize(tokens, hidden);
     rms_norm<T>(inputs_.back().ref(), final_norm_, norm_eps(), normed_.ref(), pool_);
   }
 
@@ -164,7 +170,7 @@ class EndToEnd {
     for (std::size_t i = blocks_.size(); i-- > 0;) {
       BlockActivations<T>& a = activations(i);
       const auto at = angles_.first(g_.rows());
-      if (!options_.keep_activations) forward<T>(blocks_[i], at, input(i, sample), a, {}, pool_);
+      if (!options_.keep_activations) forward<T>(blocks_[i], at, input(i), a, {}, pool_);
       gradients_[i].clear(blocks_[i]);
       Wanted here = wanted;
       here.input = i > 0;
@@ -176,6 +182,7 @@ class EndToEnd {
   std::span<SimulatedBlock<T>> blocks_;
   RopeAngles<T> angles_;
   std::span<T> final_norm_;
+  Embed<T> embed_;
   LogitLoss<T> loss_;
   std::span<const TextSample<T>> training_, held_out_;
   EndToEndOptions options_;
