@@ -55,9 +55,13 @@ def crops_of(options):
     held = int(0.15 * len(ids))
 
     def cut(text, count, length, stream):
-        random = Philox(options.seed, stream)
-        places = [random.below(len(text) - length + 1) for _ in range(count)]
-        return [text[place:place + length] for place in places]
+        random, places, crops = Philox(options.seed, stream), len(text) - length + 1, []
+        phase = random.below(places)
+        for i in range(count):
+            place, other = (i * places + phase) // count, random.below(i + 1)
+            crops.append(text[place:place + length])
+            crops[i], crops[other] = crops[other], crops[i]
+        return crops
 
     return {"crops": cut(ids[:len(ids) - held], options.samples, options.length, 0),
             "held_out": cut(ids[len(ids) - held:], min(max(options.samples // 6, 1), 8), min(options.length, held), 1)}

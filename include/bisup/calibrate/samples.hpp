@@ -1,7 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// On which tokens is a model calibrated? Crops of one text at random places. Its last part is held
+// On which tokens is a model calibrated? Crops of one text, spread over it. Its last part is held
 // out first, so that what is chosen on held-out crops was never seen, and no crop crosses the
 // split.
 
@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <bisup/cache/prompt_cache.hpp>
@@ -55,15 +56,19 @@ struct Samples {
 
 namespace detail {
 
-// `count` crops of `length` tokens at random places of `text`.
+// `count` crops of `length` tokens, evenly over the text from a random place on, in random order.
+// Places drawn one by one leave 1/e of a text unread that is as long as all crops.
 [[nodiscard]] inline std::vector<std::vector<int>> crop(std::span<const int> text, int count,
                                                         int length, Random random) {
   const auto size = static_cast<std::size_t>(length);
+  const std::size_t places = text.size() - size + 1;
+  const auto n = static_cast<std::size_t>(count);
+  const std::size_t phase = random.below(static_cast<std::uint32_t>(places));
   std::vector<std::vector<int>> crops;
-  for (int i = 0; i < count; ++i) {
-    const auto places = static_cast<std::uint32_t>(text.size() - size + 1);
-    const auto part = text.subspan(random.below(places), size);
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto part = text.subspan((i * places + phase) / n, size);
     crops.emplace_back(part.begin(), part.end());
+    std::swap(crops.back(), crops[random.below(static_cast<std::uint32_t>(i + 1))]);
   }
   return crops;
 }
