@@ -25,9 +25,9 @@ void add_calibration_options(CLI::App& sub, CalibrationOptions& options) {
   sub.add_option("--calib", options.text,
                  "calibration data: a text, or .jsonl with a \"text\" or \"messages\" a line");
   sub.add_option("--self-generate", options.self_generate,
-                 "calibrate on N sequences that the model itself writes")
-      ->check(CLI::Range(1, 1 << 20))
-      ->excludes("--calib");
+                 "calibrate on N sequences that the model itself writes; with --calib, so many of "
+                 "the samples")
+      ->check(CLI::Range(1, 1 << 20));
   sub.add_option("--calib-samples", options.samples.samples, "crops of the text to calibrate on")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
@@ -40,20 +40,18 @@ void add_calibration_options(CLI::App& sub, CalibrationOptions& options) {
 
 namespace {
 
-Result<bisup::text::CalibrationText> self_generated(const CalibrationOptions& options,
-                                                    const bisup::io::Checkpoint& source,
-                                                    bisup::ThreadPool& pool) {
+Result<std::vector<int>> self_generated(const CalibrationOptions& options,
+                                        const bisup::io::Checkpoint& source,
+                                        bisup::ThreadPool& pool) {
   const auto model = bisup::llama::read_model(source);
   if (!model) return model.error();
   Meter meter("writing calibration text");
-  auto ids = bisup::self_generate(*model,
-                                  {.sequences = options.self_generate,
-                                   .length = options.samples.length,
-                                   .seed = options.samples.seed,
-                                   .progress = std::ref(meter)},
-                                  pool);
-  if (!ids) return ids.error();
-  return bisup::text::CalibrationText{std::move(ids).value(), options.self_generate, "generated"};
+  return bisup::self_generate(*model,
+                              {.sequences = self_generated_sequences(options),
+                               .length = options.samples.length,
+                               .seed = options.samples.seed,
+                               .progress = std::ref(meter)},
+                              pool);
 }
 
 Result<bisup::text::CalibrationText> from_file(const CalibrationOptions& options,
@@ -70,23 +68,64 @@ Result<bisup::text::CalibrationText> from_file(const CalibrationOptions& options
   return bisup::text::read_calibration_text(*text, text_name(options.text), *tokenizer, format);
 }
 
+// Beside a text the model writes whole samples: some to learn from, and some that are held out.
+struct Own {
+  int samples = 0, held_out = 0;
+};
+Own beside_text(const CalibrationOptions& options) {
+  const int own = options.text.empty() ? 0 : options.self_generate;
+  return {own, own == 0 ? 0 : bisup::held_out_samples(own)};
+}
+
 }  // namespace
 
+int self_generated_sequences(const CalibrationOptions& options) {
+  return options.self_generate + beside_text(options).held_out;
+}
+
 bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options) {
-  const auto& samples = options.samples;
-  return {samples.samples, bisup::held_out_samples(samples.samples), samples.length};
+  const int samples = options.samples.samples;
+  const Own own = beside_text(options);
+  return {samples, bisup::held_out_samples(samples - own.samples) + own.held_out,
+          options.samples.length};
 }
 
 Result<CalibrationData> read_calibration(const CalibrationOptions& options,
                                          const bisup::io::Checkpoint& source,
                                          const bisup::io::TokenizerFiles& tokenizer,
                                          bisup::ThreadPool& pool) {
-  auto text = options.self_generate > 0 ? self_generated(options, source, pool)
-                                        : from_file(options, tokenizer);
-  if (!text) return text.error();
   const auto& config = source.config();
-  auto samples = bisup::cut_samples(text->ids, config.vocab_size, options.samples);
+  const Own own = beside_text(options);
+  bisup::SampleOptions cut = options.samples;
+  cut.samples -= own.samples;
+  std::vector<int> written;
+  if (options.self_generate > 0) {
+    auto ids = self_generated(options, source, pool);
+    if (!ids) return ids.error();
+    written = std::move(ids).value();
+  }
+  bisup::text::CalibrationText text{written, options.self_generate, "generated"};
+  if (!options.text.empty()) {
+    auto read = from_file(options, tokenizer);
+    if (!read) return read.error();
+    text = std::move(read).value();
+  }
+  auto samples = bisup::cut_samples(text.ids, config.vocab_size, cut);
   if (!samples) return about(samples.error(), text_name(options.text));
+  nlohmann::json provenance = {{"kind", text.kind},
+                               {"documents", text.documents},
+                               {"text_tokens", text.ids.size()},
+                               {"text_crc32c", bisup::crc32c(std::as_bytes(std::span(text.ids)))},
+                               {"samples", options.samples.samples},
+                               {"length", cut.length},
+                               {"held_out", cut.held_out},
+                               {"seed", cut.seed}};
+  if (own.samples > 0) {
+    samples = bisup::mixed(std::move(samples).value(),
+                           bisup::whole_samples(written, cut.length, own.held_out), cut.seed);
+    provenance["self_generated"] = own.samples;
+    provenance["self_generated_crc32c"] = bisup::crc32c(std::as_bytes(std::span(written)));
+  }
   if (samples->tokens() < config.intermediate_size) {
     fmt::print(
         stderr,
@@ -94,15 +133,7 @@ Result<CalibrationData> read_calibration(const CalibrationOptions& options,
         "few leave directions unseen\n",
         samples->tokens(), config.intermediate_size);
   }
-  return CalibrationData{std::move(samples).value(),
-                         {{"kind", text->kind},
-                          {"documents", text->documents},
-                          {"text_tokens", text->ids.size()},
-                          {"text_crc32c", bisup::crc32c(std::as_bytes(std::span(text->ids)))},
-                          {"samples", options.samples.samples},
-                          {"length", options.samples.length},
-                          {"held_out", options.samples.held_out},
-                          {"seed", options.samples.seed}}};
+  return CalibrationData{std::move(samples).value(), std::move(provenance)};
 }
 
 }  // namespace command

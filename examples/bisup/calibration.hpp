@@ -18,11 +18,13 @@ namespace command {
 
 struct CalibrationOptions {
   std::string text;
-  int self_generate = 0;  // sequences
+  int self_generate = 0;  // sequences; beside a text so many of the samples
   bisup::SampleOptions samples;
 };
 void add_calibration_options(CLI::App& sub, CalibrationOptions& options);
 
+// How many sequences the model writes: those that are held out come on top beside a text.
+[[nodiscard]] int self_generated_sequences(const CalibrationOptions& options);
 // As many as there can be; a short text has shorter held-out crops.
 [[nodiscard]] bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options);
 

@@ -91,6 +91,8 @@ struct QuantizeCommand {
     if (common.model.empty()) throw CLI::RequiredError("MODEL");
     if (scheme.empty()) throw CLI::RequiredError("--scheme");
     if (output.empty() && !dry_run) throw CLI::RequiredError("--output");
+    if (!calibration.text.empty() && calibration.self_generate >= calibration.samples.samples)
+      throw CLI::ValidationError("--self-generate", "leaves no sample for the text of --calib");
     if (!work.empty() && calibration.text.empty() && calibration.self_generate == 0)
       throw CLI::ValidationError("--work",
                                  "keeps calibrated blocks: give --calib or --self-generate");
@@ -214,7 +216,7 @@ struct QuantizeCommand {
   Result<void> print_dry_run(const Preflight& ready, const bisup::io::ModelSource& source,
                              const bisup::Scheme& parsed, bisup::ThreadPool& pool) const {
     const long self_generated =
-        static_cast<long>(calibration.self_generate) * calibration.samples.length;
+        static_cast<long>(self_generated_sequences(calibration)) * calibration.samples.length;
     Json result = {{"model", common.model},
                    {"scheme", parsed.name()},
                    {"method", recipe.method},
@@ -332,8 +334,8 @@ void add_quantize(CLI::App& app, Action& action) {
   sub->add_flag("--explain", options->explain, "print what the method does and stop");
   sub->add_option("-o,--output", options->output, "the file to write, .safetensors");
   sub->callback([options, sub, &action] {
-    options->expect_options();
     use_preset(options->recipe, *sub, options->calibration);
+    options->expect_options();
     action = [options] { return options->run(); };
   });
 }

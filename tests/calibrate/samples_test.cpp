@@ -1,6 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/calibrate/samples.hpp>
+#include <algorithm>
 #include <numeric>
 #include <set>
 
@@ -95,6 +96,38 @@ TEST_CASE("a text without room for a crop and ids outside the vocabulary are err
     REQUIRE_FALSE(samples);
     CHECK(samples.error().code == Errc::out_of_range);
   }
+}
+
+TEST_CASE("whole sequences are samples, the last of them held out") {
+  const auto samples = whole_samples(places(50), 10, 2);
+  REQUIRE(samples.crops.size() == 3);
+  REQUIRE(samples.held_out.size() == 2);
+  for (int i = 0; i < 5; ++i) {
+    const auto& sample = i < 3 ? samples.crops[static_cast<std::size_t>(i)] : samples.held_out[static_cast<std::size_t>(i - 3)];
+    CHECK((sample.size() == 10 && sample.front() == 10 * i && sample.back() == 10 * i + 9));
+  }
+  CHECK_THROWS_AS(whole_samples(places(50), 10, 5), ContractViolation);
+  CHECK_THROWS_AS(whole_samples(places(49), 10, 2), ContractViolation);
+}
+
+TEST_CASE("mixed samples are those of both, in an order that the seed says") {
+  Samples one, other;
+  for (int i = 0; i < 20; ++i) one.crops.push_back({i, i}), other.crops.push_back({100 + i, i});
+  one.held_out = {{1, 2}}, other.held_out = {{3, 4}, {5, 6}};
+  const Samples both = mixed(one, other, 4);
+  auto all = one.crops;
+  all.insert(all.end(), other.crops.begin(), other.crops.end());
+  CHECK(both.crops != all);
+  CHECK(both.crops == mixed(one, other, 4).crops);
+  CHECK(both.crops != mixed(one, other, 5).crops);
+  // 20 of 40 taken by chance have 10 +- 1.6 of the one.
+  const auto half = std::count_if(both.crops.begin(), both.crops.begin() + 20, [](const auto& c) { return c[0] < 100; });
+  CHECK((half > 2 && half < 18));
+  auto sorted = both.crops;
+  std::sort(sorted.begin(), sorted.end());
+  std::sort(all.begin(), all.end());
+  CHECK(sorted == all);
+  CHECK(both.held_out.size() == 3);
 }
 
 TEST_CASE("crops behind a prompt do not say again what it says") {

@@ -800,6 +800,13 @@ def test_resume():
         refuse(1, ["block-0002", "wrong checksum", "layer 2"], *CALIBRATE, "-o", path, "--work", work, "--resume")
 
 
+def provenance(artefact):
+    """What an artefact remembers of its calibration data."""
+    with open(artefact, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return json.loads(header["__metadata__"]["bisup"])["details"]["calibration"]
+
+
 def test_calibration():
     """Data and models that cannot be calibrated on, options that need each other, and --dry-run."""
     with tempfile.TemporaryDirectory() as folder:
@@ -826,6 +833,18 @@ def test_calibration():
             b"Tell me about the little dog. " * 20)
         check(run(*data("chat.jsonl", chat)).returncode == 0, "the template of tokenizer_config.json")
         check(run(*few, "--self-generate", "3").returncode == 0, "its own text")
+
+        # Beside a text so many of the samples; the rest are cut from it.
+        both = [*options, "--calib", data("good.jsonl", good)[-1], "--calib-length", "64", "--calib-samples", "3",
+                "--self-generate", "2"]
+        check(run(*both).returncode == 0, "a text and its own")
+        told = provenance(path)
+        check(told["kind"] == "jsonl" and told["samples"] == 3 and told["self_generated"] == 2, told)
+        check(run(*both, "--seed", "1").returncode == 0, "another seed")
+        other = provenance(path)
+        check(told["self_generated_crc32c"] != other["self_generated_crc32c"], other)
+        check(told["text_crc32c"] == other["text_crc32c"], other)
+        refuse(2, ["--self-generate", "no sample"], *data("good.jsonl", good), "--self-generate", "2")
 
         # Fewer tokens than features: damping makes up for what was not seen, and is told.
         done = run(*options, "--calib", TEXT, "--calib-samples", "1", "--calib-length", "32", "--json")

@@ -103,4 +103,30 @@ namespace detail {
   return samples;
 }
 
+// Sequences of `length` tokens, one after another, as samples: the last `held_out` of them are held
+// out. Requires one at least for each part, and nothing beside whole sequences.
+[[nodiscard]] inline Samples whole_samples(std::span<const int> ids, int length, int held_out) {
+  BISUP_EXPECTS(length >= 2 && held_out >= 1);
+  const auto size = static_cast<std::size_t>(length);
+  const std::size_t count = ids.size() / size, learned = count - static_cast<std::size_t>(held_out);
+  BISUP_EXPECTS(ids.size() % size == 0 && count > static_cast<std::size_t>(held_out));
+  Samples samples;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto part = ids.subspan(i * size, size);
+    (i < learned ? samples.crops : samples.held_out).emplace_back(part.begin(), part.end());
+  }
+  return samples;
+}
+
+// The samples of two texts in random order, so that any part of them is of both.
+[[nodiscard]] inline Samples mixed(Samples one, const Samples& other, std::uint64_t seed) {
+  Random random(seed, 3);
+  for (auto [to, from] : {std::pair(&one.crops, &other.crops), {&one.held_out, &other.held_out}}) {
+    to->insert(to->end(), from->begin(), from->end());
+    for (std::size_t i = to->size(); i-- > 1;)
+      std::swap((*to)[i], (*to)[random.below(static_cast<std::uint32_t>(i + 1))]);
+  }
+  return one;
+}
+
 }  // namespace bisup
