@@ -69,6 +69,7 @@
 #include <bisup/transform/smoothing.hpp>
 #include <bisup/transform/smoothing_scales.hpp>
 #include <bisup/compensate/low_rank.hpp>
+#include <bisup/cache/kv_append.hpp>
 #include <bisup/cache/kv_batch.hpp>
 #include <bisup/cache/kv_cache.hpp>
 #include <bisup/cache/kv_cache_of.hpp>

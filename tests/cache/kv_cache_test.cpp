@@ -248,6 +248,48 @@ std::vector<int> packed_tokens(const KvCache& cache, int tokens) {
   return all;
 }
 
+TEST_CASE("sequences that are appended to together hold what each alone would hold") {
+  // With the pages of one pool, more threads than cores, and chunks of every length.
+  for (const KvPolicy& policy : policies()) {
+    const CacheShape shape{.layers = 2, .kv_heads = 2, .head_dim = 32, .capacity = 120};
+    constexpr int sequences = 7;
+    ThreadPool one(1), four(4);
+    auto root = KvCache::allocate(shape, policy, {}, {.sequences = sequences});
+    REQUIRE(root);
+    std::vector<KvCache> together, alone;
+    together.push_back(std::move(root).value());
+    while (together.size() < sequences) together.push_back(together[0].fork().value());
+    for (int i = 0; i < sequences; ++i) alone.push_back(allocate(shape, policy));
+    Random random(11);
+    for (int step = 0; step < 12; ++step) {
+      std::vector<Sequence> chunks;
+      std::vector<int> counts;
+      for (int i = 0; i < sequences; ++i) {
+        const int free = shape.capacity - alone[static_cast<std::size_t>(i)].size();
+        const int count = step % 3 == 0 ? 1 : static_cast<int>(random.below(40));
+        counts.push_back(std::min(count, free));
+        chunks.emplace_back(shape, 4, std::max(counts.back(), 1), 100 * step + i);
+      }
+      for (const int layer : {0, 1}) {
+        std::vector<KvCache::Append> appends;
+        for (std::size_t i = 0; i < sequences; ++i) {
+          const auto &keys = std::as_const(chunks[i].keys), &values = std::as_const(chunks[i].values);
+          appends.push_back({&together[i], keys.ref().rows(0, counts[i]), values.ref().rows(0, counts[i])});
+        }
+        KvCache::append(layer, appends, four);
+        for (std::size_t i = 0; i < sequences; ++i) {
+          if (counts[i] == 0) continue;
+          Matrix<float> expected(counts[i], 4 * 32), out(counts[i], 4 * 32);
+          chunks[i].run(alone[i], layer, 0, counts[i], expected.ref(), one);
+          together[i].attend(layer, std::as_const(chunks[i].queries).ref().rows(0, counts[i]), out.ref(), one);
+          REQUIRE(identical(out, expected));
+        }
+      }
+      for (std::size_t i = 0; i < sequences; ++i) REQUIRE(together[i].size() == alone[i].size());
+    }
+  }
+}
+
 TEST_CASE("appending never changes a packed token") {
   const CacheShape shape{.layers = 1, .kv_heads = 2, .head_dim = 32, .capacity = 100};
   KvCache cache = allocate(shape, {.recent = 9, .keys = {3}, .values = {3}});

@@ -21,13 +21,16 @@ class KvBatch {
   explicit KvBatch(std::span<const Part> parts) : parts_(parts) {}
 
   // As KvCache::append and attend for each part.
-  void append(int layer, MatrixRef<const float> keys, MatrixRef<const float> values) {
+  void append(int layer, MatrixRef<const float> keys, MatrixRef<const float> values,
+              ThreadPool& pool) {
+    std::vector<KvCache::Append> appends;
     int row = 0;
     for (const Part& part : parts_) {
-      part.cache->append(layer, keys.rows(row, part.tokens), values.rows(row, part.tokens));
+      appends.push_back({part.cache, keys.rows(row, part.tokens), values.rows(row, part.tokens)});
       row += part.tokens;
     }
     BISUP_EXPECTS(row == keys.rows());
+    KvCache::append(layer, appends, pool);
   }
   void attend(int layer, MatrixRef<const float> queries, MatrixRef<float> out,
               ThreadPool& pool) const {

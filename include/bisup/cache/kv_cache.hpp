@@ -14,8 +14,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <memory>
 #include <new>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -148,15 +150,46 @@ class KvCache {
 
   // Keys (after RoPE) and values of the next tokens, [tokens, kv_heads * head_dim].
   // Precondition: room(tokens).
-  void append(int layer, MatrixRef<const float> keys, MatrixRef<const float> values) {
-    const int width = shape().kv_heads * shape().head_dim, tokens = keys.rows();
-    BISUP_EXPECTS(keys.cols() == width && values.cols() == width && values.rows() == tokens);
-    BISUP_EXPECTS(tokens <= capacity() - size(layer));
-    if (tokens == 0) return;
-    at(layer).append(layer, stored(keys, policy().rotate_keys, rotated_[0]),
-                     stored(values, policy().rotate_values, rotated_[1]), *pool_, staging_);
+  void append(int layer, MatrixRef<const float> keys, MatrixRef<const float> values,
+              ThreadPool& pool = ThreadPool::shared()) {
+    Append one{this, keys, values};
+    append(layer, {&one, 1}, pool);
   }
-
+  // The same of several sequences together, in tasks of 16 tokens.
+  // Precondition: each cache at most once, and room for all of them.
+  struct Append {
+    KvCache* cache = nullptr;
+    MatrixRef<const float> keys, values;
+    KvAppend begun = {};  // append's own
+  };
+  static void append(int layer, std::span<Append> parts, ThreadPool& pool) {
+    for (const Append& part : parts) part.cache->expect(layer, part);
+    for_blocks(
+        parts, pool, [](const Append& part) { return part.cache->blocks_to_rotate(part); },
+        [](Append& part, int block) { part.cache->rotate(part, block * kv_panel); });
+    for (Append& part : parts) {
+      KvCache& c = *part.cache;
+      if (part.keys.rows() > 0)
+        part.begun =
+            c.at(layer).begin(layer, c.stored(part, 0), c.stored(part, 1), *c.pool_, c.staging_);
+    }
+    for_blocks(
+        parts, pool, [](const Append& part) { return part.begun.rounded.count; },
+        [layer](Append& part, int block) {
+          KvCache& c = *part.cache;
+          c.at(layer).round(part.begun, part.begun.rounded.first + block, *c.pool_, c.staging_);
+        });
+    for (Append& part : parts) {
+      KvCache& c = *part.cache;
+      if (part.keys.rows() > 0) c.at(layer).settle(part.begun, *c.pool_, c.staging_);
+    }
+    for_blocks(
+        parts, pool, [](const Append& part) { return part.begun.kept.count; },
+        [layer](Append& part, int block) {
+          KvCache& c = *part.cache;
+          c.at(layer).keep(part.begun, part.begun.kept.first + block, *c.pool_);
+        });
+  }
   // Attends from the last queries.rows() tokens, [tokens, heads * head_dim], causally. Query head h
   // reads KV head h div (heads / kv_heads).
   // Precondition: they came with the layer's last append, and if that was longer than the window,
@@ -257,22 +290,51 @@ class KvCache {
     return layers_[static_cast<std::size_t>(layer)];
   }
 
-  // What is stored: the rows, or each head rotated.
-  [[nodiscard]] MatrixRef<const float> stored(MatrixRef<const float> rows, bool rotate,
-                                              AlignedBuffer<float>& scratch) const {
-    if (!rotate) return rows;
-    const auto floats =
-        static_cast<std::size_t>(rows.rows()) * static_cast<std::size_t>(rows.cols());
-    if (scratch.size() < floats) scratch = AlignedBuffer<float>(floats);
-    const MatrixRef<float> into(scratch.data(), rows.rows(), rows.cols());
-    for (int t = 0; t < rows.rows(); ++t) {
-      std::copy_n(rows.row_data(t), rows.cols(), into.row_data(t));
-      for (int head = 0; head < shape().kv_heads; ++head) {
-        hadamard(into.row(t).subspan(static_cast<std::size_t>(head * shape().head_dim),
-                                     static_cast<std::size_t>(shape().head_dim)));
+  // Calls body(part, block) for the blocks of all parts.
+  template <class Count, class Body>
+  static void for_blocks(std::span<Append> parts, ThreadPool& pool, Count count, Body body) {
+    int blocks = 0;
+    for (const Append& part : parts) blocks += count(part);
+    pool.parallel_for(blocks, [&](int block, int) {
+      auto part = parts.begin();
+      for (; block >= count(*part); ++part) block -= count(*part);
+      body(*part, block);
+    });
+  }
+  void expect(int layer, const Append& a) {
+    const int width = shape().kv_heads * shape().head_dim, tokens = a.keys.rows();
+    BISUP_EXPECTS(a.keys.cols() == width && a.values.cols() == width);
+    BISUP_EXPECTS(a.values.rows() == tokens && tokens <= capacity() - size(layer));
+    const auto floats = static_cast<std::size_t>(tokens) * static_cast<std::size_t>(width);
+    for (std::size_t side = 0; side < 2; ++side) {
+      if (rotates(side) && rotated_[side].size() < floats)
+        rotated_[side] = AlignedBuffer<float>(floats);
+    }
+  }
+  // Of keys (0) or values (1).
+  [[nodiscard]] bool rotates(std::size_t side) const {
+    return side == 0 ? policy().rotate_keys : policy().rotate_values;
+  }
+  [[nodiscard]] int blocks_to_rotate(const Append& a) const {
+    return rotates(0) || rotates(1) ? panels_of(a.keys.rows()) : 0;
+  }
+  void rotate(const Append& a, int first) {
+    const int width = a.keys.cols(), dim = shape().head_dim,
+              last = std::min(first + kv_panel, a.keys.rows());
+    for (std::size_t side = 0; side < 2; ++side) {
+      if (!rotates(side)) continue;
+      for (int t = first; t < last; ++t) {
+        float* into = rotated_[side].data() + static_cast<std::ptrdiff_t>(t) * width;
+        std::copy_n((side == 0 ? a.keys : a.values).row_data(t), width, into);
+        for (int i = 0; i < width; i += dim)
+          hadamard(std::span(into + i, static_cast<std::size_t>(dim)));
       }
     }
-    return into;
+  }
+  // What is stored: the rows, or each head rotated.
+  [[nodiscard]] MatrixRef<const float> stored(const Append& a, std::size_t side) const {
+    if (rotates(side)) return {rotated_[side].data(), a.keys.rows(), a.keys.cols()};
+    return side == 0 ? a.keys : a.values;
   }
 
   std::shared_ptr<KvPool> pool_;

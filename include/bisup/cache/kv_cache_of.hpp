@@ -30,8 +30,9 @@ class KvCacheOf {
     return KvCacheOf(std::move(cache).value());
   }
 
-  void append(int layer, MatrixRef<const float> keys, MatrixRef<const float> values) {
-    cache_.append(layer, keys, values);
+  void append(int layer, MatrixRef<const float> keys, MatrixRef<const float> values,
+              ThreadPool& pool = ThreadPool::shared()) {
+    cache_.append(layer, keys, values, pool);
   }
   void attend(int layer, MatrixRef<const float> queries, MatrixRef<float> out,
               ThreadPool& pool = ThreadPool::shared()) const {

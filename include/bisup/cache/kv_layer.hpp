@@ -7,27 +7,17 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <utility>
 #include <vector>
 
+#include <bisup/cache/kv_append.hpp>
 #include <bisup/cache/kv_exact.hpp>
 #include <bisup/cache/kv_pool.hpp>
 #include <bisup/cache/kv_rounding.hpp>
 #include <bisup/core/matrix.hpp>
 
 namespace bisup {
-
-// The exact panels of one layer while its queries need more of them than the window holds, as f32.
-struct KvStaging {
-  int layer = -1, from = 0, first = 0, panels = 0;  // tokens from `from`, panels from `first`
-  AlignedBuffer<float> floats;                      // [keys, values][kv_heads][panels]
-
-  [[nodiscard]] std::size_t at(KvSide side, int head, int kv_heads, const KvPanel& panel) const {
-    const int which = (side == KvSide::keys ? 0 : kv_heads) + head;
-    return static_cast<std::size_t>(which) * static_cast<std::size_t>(panels) *
-           static_cast<std::size_t>(panel.floats());
-  }
-};
 
 // Keys are rounded without the mean of so many tokens, or of a shorter window.
 inline constexpr int center_tokens = 64;
@@ -52,28 +42,76 @@ class KvLayer {
     return layer == staging.layer ? staging.from : exact_from_;
   }
 
-  // The next tokens, [tokens, kv_heads * head_dim], in the form that is stored.
-  void append(int layer, MatrixRef<const float> keys, MatrixRef<const float> values, KvPool& pool,
-              KvStaging& staging) {
+  // An append has two passes over panels, those of each in any order or at once: begin(), round()
+  // each of `rounded`, settle(), keep() each of `kept`.
+
+  // keys, values: [tokens, kv_heads * head_dim], in the form that is stored. Takes pages.
+  [[nodiscard]] KvAppend begin(int layer, MatrixRef<const float> keys,
+                               MatrixRef<const float> values, KvPool& pool, KvStaging& staging) {
     KvLayerPages& pages = pool.layer(layer);
-    const int first = size_, end = first + keys.rows(), window = pool.window();
-    const int pack_to = std::max(packed_end_, end - window);
-    const Append a{layer, first, end, pack_to, {keys, values}};
+    const int window = pool.window(), first = size_, end = first + keys.rows();
+    KvAppend a{.layer = layer, .first = first, .end = end, .rows = {keys, values}};
+    a.pack_to = std::max(packed_end_, end - window), a.exact_from = a.pack_to;
     if (pages.rounds) {
       // The queries of these rows need the exact form of what came before, back to here.
       const int needed = std::max(first - window + 1, packed_end_);
-      const bool fits = window == 0 || end <= pool.exact_below() ||
-                        (end - 1) / kv_panel - needed / kv_panel < pool.window_panels();
-      if (!fits) stage(a, needed, pool, staging);
-      if (pool.policy().center_keys && packed_end_ == pool.exact_below() && pack_to > packed_end_)
+      a.staged = window > 0 && end > pool.exact_below() &&
+                 (end - 1) / kv_panel - needed / kv_panel >= pool.window_panels();
+      if (!a.staged) a.exact_from = needed;
+      if (a.staged) stage(a, needed, pool, staging);
+      if (pool.policy().center_keys && packed_end_ == pool.exact_below() && a.pack_to > packed_end_)
         find_center(a, pool);
-      pack(a, pool);
-      keep_exact(a, fits ? needed : pack_to, pool);
-      if (fits && staging.layer == layer) staging = {};
+      const int leaves = packed_end_ / kv_panel, left = panels_of(a.pack_to);
+      for (int p = leaves; p < left && a.pack_to > packed_end_; ++p)
+        pages.stored.own(page(stored_, p));
+      if (a.staged || a.pack_to > packed_end_)
+        a.rounded = {leaves, (a.staged ? panels_of(end) : left) - leaves};
     }
-    if (pages.floats) keep_floats(a, pool);
-    forgotten_ = std::exchange(packed_end_, pack_to);
-    size_ = end, last_append_ = keys.rows();
+    const int kept = pages.floats || first < pool.exact_below() ? first
+                     : window > 0                               ? std::max(first, a.exact_from)
+                                                                : end;
+    if (kept < end) a.kept = {kept / kv_panel, panels_of(end) - kept / kv_panel};
+    if (pages.floats) {
+      for (int p = first / kv_panel; p < panels_of(end); ++p) pages.stored.own(page(stored_, p));
+    }
+    return a;
+  }
+  // Rounds what leaves the window, and stages what a chunk's queries need of it.
+  void round(const KvAppend& a, int panel, const KvPool& pool, KvStaging& staging) const {
+    if (a.staged) stage_panel(a, panel, pool, staging);
+    pack_panel(a, panel, pool);
+  }
+  void settle(const KvAppend& a, KvPool& pool, KvStaging& staging) {
+    KvLayerPages& pages = pool.layer(a.layer);
+    if (pages.rounds) {
+      if (a.pack_to > packed_end_) {
+        written_ =
+            std::max(written_, has_channels(pages) ? panels_of(a.pack_to) * kv_panel : a.pack_to);
+      }
+      turn_exact(a, pool);
+      if (!a.staged && staging.layer == a.layer) staging = {};
+    }
+    forgotten_ = std::exchange(packed_end_, a.pack_to);
+    size_ = a.end, last_append_ = a.end - a.first;
+  }
+  // Writes what stays exact.
+  void keep(const KvAppend& a, int panel, const KvPool& pool) const {
+    const KvLayerPages& pages = pool.layer(a.layer);
+    const int last = std::min(a.end, (panel + 1) * kv_panel);
+    for (int token = std::max(a.first, panel * kv_panel); token < last; ++token) {
+      const bool exact = pages.rounds && stays_exact(a, token, pool);
+      each_plane(pages, [&](KvSide side, int head, const KvPlane& plane) {
+        const float* row = a.row(side, head, plane.panel, token);
+        const auto p = static_cast<std::size_t>(panel);
+        if (plane.panel.format.exact()) {
+          write_exact(side, plane.panel, DType::f32, row, token % kv_panel,
+                      stored_[p] + plane.codes_at);
+        } else if (exact) {
+          write_exact(side, plane.panel, pool.policy().exact_type, row, token % kv_panel,
+                      exact_[p] + plane.exact_at);
+        }
+      });
+    }
   }
 
   // Keeps the first `tokens`.
@@ -184,16 +222,6 @@ class KvLayer {
   [[nodiscard]] std::size_t center_floats() const noexcept { return center_.size(); }
 
  private:
-  struct Append {
-    int layer, first, end, pack_to;
-    std::array<MatrixRef<const float>, 2> rows;  // keys, values
-    [[nodiscard]] MatrixRef<const float> of(KvSide side) const {
-      return rows[side == KvSide::keys ? 0 : 1];
-    }
-    [[nodiscard]] const float* row(KvSide side, int head, const KvPanel& panel, int token) const {
-      return of(side).row_data(token - first) + head * panel.head_dim;
-    }
-  };
   using Pages = std::vector<std::byte*>;
   static constexpr float no_center[4096] = {};
 
@@ -218,7 +246,7 @@ class KvLayer {
   }
 
   template <class Visit>
-  static void each_plane(KvLayerPages& pages, Visit visit) {
+  static void each_plane(const KvLayerPages& pages, Visit visit) {
     for (const KvSide side : {KvSide::keys, KvSide::values}) {
       for (int head = 0; head < static_cast<int>(pages.keys.size()); ++head)
         visit(side, head, pages.plane(side, head));
@@ -226,7 +254,7 @@ class KvLayer {
   }
 
   // A token's exact form, from the rows of this append or from its page; [head_dim].
-  void read_row(const Append& a, KvSide side, int head, const KvPlane& plane, int token,
+  void read_row(const KvAppend& a, KvSide side, int head, const KvPlane& plane, int token,
                 const KvPool& pool, float* row) const {
     const KvPanel& panel = plane.panel;
     const DType type = pool.policy().exact_type;
@@ -241,41 +269,47 @@ class KvLayer {
                token % kv_panel, row);
   }
 
-  // Gathers the exact panels that the chunk's queries need.
-  void stage(const Append& a, int from, KvPool& pool, KvStaging& staging) const {
-    KvLayerPages& pages = pool.layer(a.layer);
-    const KvPanel& any = pages.keys[0].panel;
-    const DType type = pool.policy().exact_type;
-    const int kv_heads = pool.shape().kv_heads;
-    std::vector<float> row(static_cast<std::size_t>(any.head_dim));
+  // Room for the exact panels that the chunk's queries need.
+  static void stage(const KvAppend& a, int from, const KvPool& pool, KvStaging& staging) {
+    const KvPanel& any = pool.layer(a.layer).keys[0].panel;
     staging.layer = a.layer, staging.from = from, staging.first = from / kv_panel;
     staging.panels = panels_of(a.end) - staging.first;
-    const std::size_t floats = static_cast<std::size_t>(2 * kv_heads * staging.panels) *
-                               static_cast<std::size_t>(any.floats());
+    const std::size_t floats =
+        static_cast<std::size_t>(2 * pool.shape().kv_heads * staging.panels) *
+        static_cast<std::size_t>(any.floats());
     if (staging.floats.size() < floats) staging.floats = AlignedBuffer<float>(floats);
+  }
+  void stage_panel(const KvAppend& a, int panel, const KvPool& pool, KvStaging& staging) const {
+    if (panel < staging.first) return;
+    const KvLayerPages& pages = pool.layer(a.layer);
+    const KvPanel& any = pages.keys[0].panel;
+    static thread_local std::vector<float> row;
+    row.resize(static_cast<std::size_t>(any.head_dim));
+    const auto p = static_cast<std::size_t>(panel);
+    // None of tokens that were packed before a truncation.
+    const std::byte* page = panel < panels_of(a.first) && p < exact_.size() ? exact_[p] : nullptr;
+    const int begin = std::max(a.first, panel * kv_panel),
+              end = std::min(a.end, (panel + 1) * kv_panel);
     each_plane(pages, [&](KvSide side, int head, const KvPlane& plane) {
       if (plane.panel.format.exact()) return;
-      float* into = staging.floats.data() + staging.at(side, head, kv_heads, plane.panel);
-      const int begin = staging.first * kv_panel;
-      const int held = std::min(panels_of(a.first), static_cast<int>(exact_.size()));
-      for (int p = staging.first; p < held; ++p) {
-        const std::byte* page = exact_[static_cast<std::size_t>(p)];
-        if (page == nullptr) continue;  // of tokens that were packed before a truncation
-        attention_kernels().widen[static_cast<std::size_t>(type)](
-            page + plane.exact_at, any.floats(), into + (p - staging.first) * any.floats());
+      float* into = staging.floats.data() +
+                    staging.at(side, head, pool.shape().kv_heads, plane.panel) +
+                    (panel - staging.first) * any.floats();
+      if (page != nullptr) {
+        attention_kernels().widen[static_cast<std::size_t>(pool.policy().exact_type)](
+            page + plane.exact_at, any.floats(), into);
       }
-      for (int token = std::max(a.first, begin); token < a.end; ++token) {
+      for (int token = begin; token < end; ++token) {
         read_row(a, side, head, plane, token, pool, row.data());
-        write_exact(side, any, DType::f32, row.data(), token % kv_panel,
-                    into + (token / kv_panel - staging.first) * any.floats());
+        write_exact(side, any, DType::f32, row.data(), token % kv_panel, into);
       }
     });
   }
 
   // The mean of the window's first tokens, at the moment when the first of them leaves it: the same
   // however they came.
-  void find_center(const Append& a, KvPool& pool) {
-    KvLayerPages& pages = pool.layer(a.layer);
+  void find_center(const KvAppend& a, const KvPool& pool) {
+    const KvLayerPages& pages = pool.layer(a.layer);
     const KvPanel& any = pages.keys[0].panel;
     const int tokens = std::min(pool.window(), center_tokens);
     if (center_.size() == 0) {
@@ -298,7 +332,7 @@ class KvLayer {
   }
 
   // A token as it is rounded.
-  void rounding_row(const Append& a, KvSide side, int head, const KvPlane& plane, int token,
+  void rounding_row(const KvAppend& a, KvSide side, int head, const KvPlane& plane, int token,
                     const KvPool& pool, float* row) const {
     read_row(a, side, head, plane, token, pool, row);
     if (side != KvSide::keys || center_.size() == 0) return;
@@ -306,77 +340,53 @@ class KvLayer {
     for (int d = 0; d < plane.panel.head_dim; ++d) row[d] -= center[d];
   }
 
-  // Rounds what leaves the window with this append.
-  void pack(const Append& a, KvPool& pool) {
-    KvLayerPages& pages = pool.layer(a.layer);
-    const int dim = pages.keys[0].panel.dim();
-    Matrix<float> rows(kv_panel, dim);
-    Matrix<std::uint8_t> codes(kv_panel, dim);
-    int written = written_;
-    for (int token = packed_end_; token < a.pack_to;) {
-      const int panel = token / kv_panel, end = (panel + 1) * kv_panel;
-      const int begin = std::max(panel * kv_panel, pool.exact_below());
-      std::byte*& page = this->page(stored_, panel);
-      pages.stored.own(page);
-      const int to = std::min(end, a.pack_to);
-      each_plane(pages, [&](KvSide side, int head, const KvPlane& plane) {
-        const KvFormat& format = plane.panel.format;
-        if (format.exact()) return;
-        const KvPanelWriter writer(side, plane, pool.policy().fit_scales, page);
-        // By channels a panel is rounded when its first token leaves; the window has the others.
-        const int from = format.channels ? std::max(token, written_) : token;
-        const int last = format.channels ? end : to;
-        for (int t = from; t < last; ++t) {
-          const int lane = t - panel * kv_panel;
-          rounding_row(a, side, head, plane, t, pool, rows.row(lane).data());
-          if (!format.channels) writer.token(std::as_const(rows).row(lane), lane, codes.row(0));
-        }
-        if (format.channels && from < last) {
-          writer.channels(std::as_const(rows).ref(), from - panel * kv_panel, kv_panel,
-                          from > begin, codes.ref());
-        }
-      });
-      written = std::max(written, has_channels(pages) ? end : to);
-      token = to;
-    }
-    written_ = written;
+  void pack_panel(const KvAppend& a, int panel, const KvPool& pool) const {
+    const int token = std::max(packed_end_, panel * kv_panel), end = (panel + 1) * kv_panel,
+              to = std::min(end, a.pack_to), begin = std::max(panel * kv_panel, pool.exact_below());
+    if (token >= to) return;
+    const KvLayerPages& pages = pool.layer(a.layer);
+    static thread_local Matrix<float> rows;
+    static thread_local Matrix<std::uint8_t> codes;
+    rows.resize(kv_panel, pages.keys[0].panel.dim()), codes.resize(kv_panel, rows.cols());
+    each_plane(pages, [&](KvSide side, int head, const KvPlane& plane) {
+      const KvFormat& format = plane.panel.format;
+      if (format.exact()) return;
+      const KvPanelWriter writer(side, plane, pool.policy().fit_scales,
+                                 stored_[static_cast<std::size_t>(panel)]);
+      // By channels a panel is rounded when its first token leaves; the window has the others.
+      const int from = format.channels ? std::max(token, written_) : token;
+      const int last = format.channels ? end : to;
+      for (int t = from; t < last; ++t) {
+        const int lane = t - panel * kv_panel;
+        rounding_row(a, side, head, plane, t, pool, rows.row(lane).data());
+        if (!format.channels) writer.token(std::as_const(rows).row(lane), lane, codes.row(0));
+      }
+      if (format.channels && from < last) {
+        writer.channels(std::as_const(rows).ref(), from - panel * kv_panel, kv_panel, from > begin,
+                        codes.ref());
+      }
+    });
   }
   static bool has_channels(const KvLayerPages& pages) {
     return std::any_of(pages.keys.begin(), pages.keys.end(),
                        [](const KvPlane& plane) { return plane.panel.format.channels; });
   }
 
-  // Exact pages after this append: the prompt and the sinks, and tokens from `from` on.
-  void keep_exact(const Append& a, int from, KvPool& pool) {
-    KvLayerPages& pages = pool.layer(a.layer);
-    for (int p = panels_of(pool.exact_below());
-         p < static_cast<int>(exact_.size()) && (p + 1) * kv_panel <= from; ++p) {
-      pages.exact.release(exact_[static_cast<std::size_t>(p)]);
-    }
-    for (int token = a.first; token < a.end; ++token) {
-      if (token >= pool.exact_below() && (pool.window() == 0 || token < from)) continue;
-      std::byte*& page = this->page(exact_, token / kv_panel);
-      pages.exact.own(page);
-      each_plane(pages, [&](KvSide side, int head, const KvPlane& plane) {
-        if (plane.panel.format.exact()) return;
-        write_exact(side, plane.panel, pool.policy().exact_type,
-                    a.row(side, head, plane.panel, token), token % kv_panel, page + plane.exact_at);
-      });
-    }
-    exact_from_ = from;
+  // The prompt and the sinks do, and tokens of the window.
+  static bool stays_exact(const KvAppend& a, int token, const KvPool& pool) {
+    return token < pool.exact_below() || (pool.window() > 0 && token >= a.exact_from);
   }
-  // What is never rounded.
-  void keep_floats(const Append& a, KvPool& pool) {
-    KvLayerPages& pages = pool.layer(a.layer);
-    for (int token = a.first; token < a.end; ++token) {
-      std::byte*& page = this->page(stored_, token / kv_panel);
-      pages.stored.own(page);
-      each_plane(pages, [&](KvSide side, int head, const KvPlane& plane) {
-        if (!plane.panel.format.exact()) return;
-        write_exact(side, plane.panel, DType::f32, a.row(side, head, plane.panel, token),
-                    token % kv_panel, page + plane.codes_at);
-      });
+  // Lets go of the exact pages that nothing needs, and takes those of new tokens.
+  void turn_exact(const KvAppend& a, KvPool& pool) {
+    KvPages& pages = pool.layer(a.layer).exact;
+    for (int p = panels_of(pool.exact_below());
+         p < static_cast<int>(exact_.size()) && (p + 1) * kv_panel <= a.exact_from; ++p) {
+      pages.release(exact_[static_cast<std::size_t>(p)]);
     }
+    for (int token = a.first; token < a.end; ++token) {
+      if (stays_exact(a, token, pool)) pages.own(page(exact_, token / kv_panel));
+    }
+    exact_from_ = a.exact_from;
   }
 
   int size_ = 0, packed_end_ = 0, forgotten_ = 0, last_append_ = 0;

@@ -122,7 +122,7 @@ struct KvClips {
   const auto run = [&](const KvPolicy& with, Matrix<float>& into) -> Result<void> {
     auto cache = KvCache::allocate(shape, with, prompt);
     if (!cache) return cache.error();
-    cache->append(0, inputs.keys, inputs.values);
+    cache->append(0, inputs.keys, inputs.values, pool);
     cache->attend(0, inputs.queries, into.ref(), pool);
     return {};
   };

@@ -44,7 +44,7 @@ struct BlockWeights {
 template <class C>
 concept AttentionCache = requires(C& cache, int layer, MatrixRef<const float> x, MatrixRef<float> y,
                                   ThreadPool& pool) {
-  cache.append(layer, x, x);
+  cache.append(layer, x, x, pool);
   cache.attend(layer, x, y, pool);
 };
 
@@ -132,7 +132,7 @@ template <AttentionCache C, class Observer = None>
 void attend(const BlockShape& shape, int layer, const Batch& batch, C& cache, Scratch& s,
             ThreadPool& pool, Observer&& observe = {}) {
   const auto attended = detail::shaped(s.attended, batch.tokens, shape.heads * shape.head_dim);
-  cache.append(layer, s.k.ref(), s.v.ref());
+  cache.append(layer, s.k.ref(), s.v.ref(), pool);
   cache.attend(layer, s.q.ref(), attended, pool);
   observe(Site::output_input, attended);
 }
