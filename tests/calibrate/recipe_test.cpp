@@ -77,6 +77,16 @@ TEST_CASE("what a recipe does is told slot by slot, with its numbers") {
   CHECK(says(changed, "damping 0.05"));
 }
 
+TEST_CASE("tuned recipes take as many steps as the preset that is the default") {
+  for (const Recipe& recipe : recipes::all) {
+    if (!recipe.tuning.any()) continue;
+    INFO(recipe.name);
+    CHECK(recipe.tuning.block_steps == find_preset("default")->block_steps);
+    CHECK(recipe.tuning.end_to_end_steps == find_preset("default")->end_to_end_steps);
+  }
+  CHECK_FALSE(find_preset("usual"));
+}
+
 TEST_CASE("a branch costs no more than it may, and its rank fits the linear") {
   const Tuning exact{.rank = 32}, modest{.rank = 32, .branch_bits = 0.5};
   CHECK(exact.rank_of(576, 576) == 32);

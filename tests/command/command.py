@@ -244,6 +244,7 @@ def test_explain():
     check("smoothing" in tuned("--learn", "norms,smoothing"), tuned("--learn", "norms,smoothing"))
     check("scales" not in tuned("--learn", "none"), tuned("--learn", "none"))
     check("12 steps a block, 60 end to end" in tuned("--preset", "fast"), tuned("--preset", "fast"))
+    check(tuned() == tuned("--preset", "default"), tuned())
     check("3 steps a block, 0 end to end" in tuned("--block-steps", "3", "--end-to-end", "0"), tuned())
 
 

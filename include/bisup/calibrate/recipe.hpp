@@ -116,7 +116,11 @@ inline constexpr Recipe quarot{.name = "quarot",
 [[nodiscard]] constexpr Recipe bisup(Recipe base, std::string_view name) {
   base.name = name;
   // Rank 32 is an eighth of a bit at 4096 x 4096 and 0.9 bits at 576 x 576: there less must do.
-  base.tuning = {.rank = 32, .branch_bits = 0.25, .block_steps = 24, .end_to_end_steps = 480};
+  constexpr Preset preset = *find_preset("default");
+  base.tuning = {.rank = 32,
+                 .branch_bits = 0.25,
+                 .block_steps = preset.block_steps,
+                 .end_to_end_steps = preset.end_to_end_steps};
   return base;
 }
 // Round to nearest as far as it goes: what tuning alone is worth, without a transform or GPTQ.

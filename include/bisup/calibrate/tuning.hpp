@@ -59,7 +59,7 @@ inline constexpr std::array presets = {
     Preset{"thorough", 128, 2048, 240, 2000},
 };
 
-[[nodiscard]] inline std::optional<Preset> find_preset(std::string_view name) {
+[[nodiscard]] constexpr std::optional<Preset> find_preset(std::string_view name) {
   for (const Preset& preset : presets) {
     if (preset.name == name) return preset;
   }
