@@ -25,15 +25,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Operations a second of the dense product with `tokens` rows.
-double product_speed(int tokens, bisup::ThreadPool& pool) {
+// Operations a second of the product of dense matrices with `tokens` rows.
+double product_speed(int tokens, bisup::ThreadPool& pool,
+                     bisup::Products products = bisup::Products::floats) {
   constexpr int size = 2048;
   bisup::Matrix<float> x(tokens, size), w(size, size), y(tokens, size);
   for (auto* m : {&x, &w}) {
     for (int r = 0; r < m->rows(); ++r) std::fill(m->row(r).begin(), m->row(r).end(), 0.5f);
   }
   const auto multiply = [&] {
-    bisup::multiply_transposed(x.ref(), w.ref(), y.ref(), bisup::Into::replace, pool);
+    bisup::multiply_transposed(x.ref(), w.ref(), y.ref(), bisup::Into::replace, pool, products);
   };
   multiply();  // once to warm up
   const Clock clock;
@@ -89,6 +90,7 @@ Result<Preflight> preflight(const bisup::io::ModelSource& source, const Prefligh
   }
   Preflight result;
   result.tokens = options.tokens, result.spills = options.spills;
+  result.tuning = options.recipe.tuning.products;
   result.cost = calibration_cost(config, options.scheme, options.recipe, options.tokens,
                                  options.stream, source.checkpoint.gguf() != nullptr);
   // A linear has some five tensors and descriptions of about 160 characters each.
@@ -109,8 +111,12 @@ Result<Preflight> preflight(const bisup::io::ModelSource& source, const Prefligh
 Json describe(const Preflight& preflight, long self_generated, const bisup::llama::Config& config,
               bisup::ThreadPool& pool) {
   const auto& cost = preflight.cost;
-  const double speed = product_speed(256, pool);
-  double seconds = cost.operations / speed;
+  double speed = product_speed(256, pool);
+  double seconds = (cost.operations - cost.tuning_operations) / speed;
+  if (cost.tuning_operations > 0) {
+    seconds += cost.tuning_operations / product_speed(512, pool, preflight.tuning);
+    speed = cost.operations / seconds;
+  }
   if (self_generated > 0) {
     const bisup::detail::BlockSizes sizes(config);
     const double token =
@@ -148,9 +154,8 @@ std::string explain(const Json& p) {
   text += fmt::format("artefact      {}\n", bytes(p["bytes"]));
   const double seconds = p["estimated_seconds"];
   text += fmt::format(
-      "time          about {}, an estimate: {:.2f} T operations at the {:.0f} G a second of a "
-      "dense "
-      "product here\n",
+      "time          about {}, an estimate: {:.2f} T operations at the {:.0f} G a second that "
+      "products have here\n",
       duration(seconds), p["operations"].get<double>() / 1e12,
       p["operations_per_second"].get<double>() / 1e9);
   return text;

@@ -8,6 +8,7 @@
 #include <bisup/core/result.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/io/model_file.hpp>
+#include <bisup/ops/matrix_product.hpp>
 #include <cstddef>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -20,6 +21,7 @@ struct Preflight {
   std::size_t artefact_bytes = 0;  // about: texts and descriptions are estimated
   std::size_t work_bytes = 0;      // most at once in the working folder
   bool spills = false;
+  bisup::Products tuning = bisup::Products::floats;  // what tuning multiplies
 };
 
 struct PreflightOptions {

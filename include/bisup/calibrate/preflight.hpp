@@ -32,13 +32,14 @@ struct CalibrationTokens {
 
 struct CalibrationCost {
   // Memory in bytes.
-  std::size_t embeddings = 0;  // and lm_head, as the quantized model keeps them
-  std::size_t streams = 0;     // both; they may be elsewhere
-  std::size_t block = 0;       // one block's floats, its moments, what its linears read
-  std::size_t tuning = 0;      // of all blocks together, in floats
-  std::size_t peak = 0;        // the most at once, the finished blocks included
-  std::size_t model = 0;       // of the quantized model, as llama::model_size() counts
-  double operations = 0;       // floating-point, of all blocks
+  std::size_t embeddings = 0;    // and lm_head, as the quantized model keeps them
+  std::size_t streams = 0;       // both; they may be elsewhere
+  std::size_t block = 0;         // one block's floats, its moments, what its linears read
+  std::size_t tuning = 0;        // of all blocks together, in floats
+  std::size_t peak = 0;          // the most at once, the finished blocks included
+  std::size_t model = 0;         // of the quantized model, as llama::model_size() counts
+  double operations = 0;         // floating-point, of all blocks
+  double tuning_operations = 0;  // of these, in products of tuning.products
 };
 
 namespace detail {
@@ -196,7 +197,7 @@ struct BlockSizes {
   }
   if (recipe.tuning.end_to_end_steps > 0) {
     cost.tuning =
-        f32 * (layers * weights + table) + tuned_samples +
+        f32 * (layers * weights + table) + tuned_samples / 2 +  // teachers, no inputs
         f32 * first_tokens * (layers * detail::activation_floats(c, recipe) + 3 * vocabulary);
   }
   const std::size_t read = dequantized ? f32 * table : 0;
@@ -219,10 +220,11 @@ struct BlockSizes {
   }
   // Forwards, and backwards through inputs and weights.
   const double step = 4 * pass(first_tokens);
-  cost.operations = static_cast<double>(layers) * (block + recipe.tuning.block_steps * step) +
-                    recipe.tuning.end_to_end_steps *
-                        (static_cast<double>(layers) * step +
-                         6.0 * static_cast<double>(first_tokens) * static_cast<double>(table));
+  const double together = static_cast<double>(layers) * step +
+                          6.0 * static_cast<double>(first_tokens) * static_cast<double>(table);
+  cost.tuning_operations = static_cast<double>(layers) * recipe.tuning.block_steps * step +
+                           recipe.tuning.end_to_end_steps * together;
+  cost.operations = static_cast<double>(layers) * block + cost.tuning_operations;
   return cost;
 }
 
