@@ -283,8 +283,7 @@ class KvLayer {
     if (panel < staging.first) return;
     const KvLayerPages& pages = pool.layer(a.layer);
     const KvPanel& any = pages.keys[0].panel;
-    static thread_local std::vector<float> row;
-    row.resize(static_cast<std::size_t>(any.head_dim));
+    std::vector<float> row(static_cast<std::size_t>(any.head_dim));
     const auto p = static_cast<std::size_t>(panel);
     // None of tokens that were packed before a truncation.
     const std::byte* page = panel < panels_of(a.first) && p < exact_.size() ? exact_[p] : nullptr;
@@ -345,9 +344,8 @@ class KvLayer {
               to = std::min(end, a.pack_to), begin = std::max(panel * kv_panel, pool.exact_below());
     if (token >= to) return;
     const KvLayerPages& pages = pool.layer(a.layer);
-    static thread_local Matrix<float> rows;
-    static thread_local Matrix<std::uint8_t> codes;
-    rows.resize(kv_panel, pages.keys[0].panel.dim()), codes.resize(kv_panel, rows.cols());
+    Matrix<float> rows(kv_panel, pages.keys[0].panel.dim());
+    Matrix<std::uint8_t> codes(kv_panel, rows.cols());
     each_plane(pages, [&](KvSide side, int head, const KvPlane& plane) {
       const KvFormat& format = plane.panel.format;
       if (format.exact()) return;
