@@ -27,7 +27,7 @@ void add_calibration_options(CLI::App& sub, CalibrationOptions& options) {
   sub.add_option("--self-generate", options.self_generate,
                  "calibrate on N sequences that the model itself writes; with --calib, so many of "
                  "the samples")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(CLI::Range(0, 1 << 20));
   sub.add_option("--calib-samples", options.samples.samples, "crops of the text to calibrate on")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
@@ -88,6 +88,12 @@ bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options) {
   const Own own = beside_text(options);
   return {samples, bisup::held_out_samples(samples - own.samples) + own.held_out,
           options.samples.length};
+}
+
+CalibrationOptions of_text_alone(CalibrationOptions options) {
+  options.samples.samples -= beside_text(options).samples;
+  options.self_generate = 0;
+  return options;
 }
 
 Result<CalibrationData> read_calibration(const CalibrationOptions& options,

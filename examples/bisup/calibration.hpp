@@ -28,6 +28,9 @@ void add_calibration_options(CLI::App& sub, CalibrationOptions& options);
 // As many as there can be; a short text has shorter held-out crops.
 [[nodiscard]] bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options);
 
+// The same without what the model would write beside the text.
+[[nodiscard]] CalibrationOptions of_text_alone(CalibrationOptions options);
+
 struct CalibrationData {
   bisup::Samples samples;
   nlohmann::json provenance;  // what an artefact remembers of them

@@ -136,9 +136,9 @@ struct QuantizeCommand {
                                            .work = work,
                                            .spills = spill});
     if (!ready) return about(ready.error(), common.model);
-    if (dry_run && (!calibrated || calibration.self_generate > 0))
-      return print_dry_run(*ready, *source, parsed, pool);
-    auto data = read_calibration(calibration, source->checkpoint, source->tokenizer, pool);
+    if (dry_run && calibration.text.empty()) return print_dry_run(*ready, *source, parsed, pool);
+    auto data = read_calibration(dry_run ? of_text_alone(calibration) : calibration,
+                                 source->checkpoint, source->tokenizer, pool);
     if (!data) return data.error();
     if (prompt.automatic()) ids = outlier_prompt(*source, data->samples, pool);
     if (!ids) return about(ids.error(), common.model);

@@ -254,8 +254,8 @@ def test_preset():
         return ask("quantize", TINY, "--scheme", "W4A4-g32", "--calib", TEXT, "--dry-run", *options)["tokens"]
     check(tokens("--method", "atom", "--calib-length", "64") == 24 * 64, "a base has its own")
     check(tokens("--method", "bisup_atom", "--preset", "demo") == 16 * 256, "demo")
-    check(tokens("--method", "bisup_atom") == 120 * 512, "default")
-    check(tokens("--method", "bisup_atom", "--calib-length", "64") == 120 * 64, "a length of one's own")
+    check(tokens("--method", "bisup_atom") == 160 * 512, "default")
+    check(tokens("--method", "bisup_atom", "--calib-length", "64") == 160 * 64, "a length of one's own")
     check(tokens("--method", "bisup_atom", "--calib-samples", "3") == 3 * 512, "a number of one's own")
 
 

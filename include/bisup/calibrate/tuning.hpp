@@ -48,15 +48,16 @@ struct Tuning {
 
 struct Preset {
   std::string_view name;
-  int samples, length;  // crops of the calibration text
+  int samples, length;  // of calibration data
+  int own;              // of these, so many that the model writes itself
   int block_steps, end_to_end_steps;
 };
 
 inline constexpr std::array presets = {
-    Preset{"demo", 16, 256, 6, 30},
-    Preset{"fast", 48, 512, 12, 60},
-    Preset{"default", 120, 512, 24, 600},
-    Preset{"thorough", 128, 2048, 240, 2000},
+    Preset{"demo", 16, 256, 0, 6, 30},
+    Preset{"fast", 48, 512, 0, 12, 60},
+    Preset{"default", 160, 512, 40, 24, 600},
+    Preset{"thorough", 160, 2048, 32, 240, 2000},
 };
 
 [[nodiscard]] constexpr std::optional<Preset> find_preset(std::string_view name) {
