@@ -249,14 +249,24 @@ def test_explain():
 
 
 def test_preset():
-    """A preset also says how many samples, unless the command line does."""
-    def tokens(*options):
-        return ask("quantize", TINY, "--scheme", "W4A4-g32", "--calib", TEXT, "--dry-run", *options)["tokens"]
+    """A preset also says how many samples, and how many of them are the model's own, unless the command line does."""
+    def told(*options):
+        return ask("quantize", TINY, "--scheme", "W4A4-g32", "--calib", TEXT, "--dry-run", *options)
+
+    def samples(*options):
+        """Those that both streams carry, held-out ones included."""
+        return told(*options, "--calib-length", "64")["memory"]["streams"] // (2 * 64 * 128 * 4)
+    tokens = lambda *options: told(*options)["tokens"]
     check(tokens("--method", "atom", "--calib-length", "64") == 24 * 64, "a base has its own")
     check(tokens("--method", "bisup_atom", "--preset", "demo") == 16 * 256, "demo")
     check(tokens("--method", "bisup_atom") == 160 * 512, "default")
     check(tokens("--method", "bisup_atom", "--calib-length", "64") == 160 * 64, "a length of one's own")
     check(tokens("--method", "bisup_atom", "--calib-samples", "3") == 3 * 512, "a number of one's own")
+    # One of six samples is held out besides, eight at most: of the text's 120 and of the model's 40.
+    check(samples("--method", "bisup_atom") == 160 + 8 + 6, "own samples")
+    check(samples("--method", "bisup_atom", "--self-generate", "0") == 160 + 8, "none of them")
+    check(samples("--method", "bisup_atom", "--self-generate", "12") == 160 + 8 + 2, "some of them")
+    check(samples("--method", "bisup_atom", "--calib-samples", "30") == 30 + 5, "few samples are all of the text")
 
 
 def test_report():
