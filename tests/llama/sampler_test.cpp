@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
-#include <bisup/llama/sampler.hpp>
 #include <algorithm>
 #include <array>
 #include <bisup/core/random.hpp>
+#include <bisup/llama/sampler.hpp>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -57,9 +57,9 @@ TEST_CASE("top-k, top-p and min-p cut the tail, and only the tail") {
   CHECK(relative[2] > 0.1);
 }
 
-// Where the share of u that draws token `id` begins and ends, in doubles, from a list that is sorted
-// as a whole; of everything that is kept together, `mass`; how far the nearest token is from another
-// side of top-p and min-p, relatively.
+// Where the share of u that draws token `id` begins and ends, in doubles, from a list that is
+// sorted as a whole; of everything that is kept together, `mass`; how far the nearest token is from
+// another side of top-p and min-p, relatively.
 struct Share {
   double begin = 0, end = 0, mass = 0, nearest = 1;
 };
@@ -68,16 +68,20 @@ Share share_of(int id, const std::vector<float>& x, const SamplingOptions& optio
   std::iota(order.begin(), order.end(), 0);
   const auto logit = [&](int i) { return static_cast<double>(x[static_cast<std::size_t>(i)]); };
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logit(a) > logit(b); });
-  if (options.top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
-  const auto weight = [&](int i) { return std::exp((logit(i) - logit(order[0])) / options.temperature); };
+  if (options.top_k > 0)
+    order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
+  const auto weight = [&](int i) {
+    return std::exp((logit(i) - logit(order[0])) / options.temperature);
+  };
   double all = 0;
   for (const int i : order) all += weight(i);
   Share share;
   for (std::size_t n = 0; n < order.size(); ++n) {
     const double w = weight(order[n]);
     if (n > 0) {
-      share.nearest = std::min({share.nearest, options.top_p < 1 ? std::abs(share.mass / (options.top_p * all) - 1) : 1,
-                                options.min_p > 0 ? std::abs(w / options.min_p - 1) : 1});
+      share.nearest = std::min(
+          {share.nearest, options.top_p < 1 ? std::abs(share.mass / (options.top_p * all) - 1) : 1,
+           options.min_p > 0 ? std::abs(w / options.min_p - 1) : 1});
     }
     if (n > 0 && (share.mass >= options.top_p * all || w < options.min_p)) break;
     if (order[n] == id) share.begin = share.mass, share.end = share.mass + w;
@@ -88,17 +92,21 @@ Share share_of(int id, const std::vector<float>& x, const SamplingOptions& optio
 
 TEST_CASE("what is drawn is what sorting the whole vocabulary would draw") {
   constexpr int size = 3000;
-  for (const float width : {0.2f, 2.0f, 8.0f}) {  // of the logits: nearly even, as models are, steep
+  for (const float width :
+       {0.2f, 2.0f, 8.0f}) {  // of the logits: nearly even, as models are, steep
     std::vector<float> x(size);
     bisup::Random random(static_cast<std::uint64_t>(width * 10));
     for (float& logit : x) logit = width * static_cast<float>(random.normal());
-    const float widest = *std::max_element(x.begin(), x.end()) - *std::min_element(x.begin(), x.end());
+    const float widest =
+        *std::max_element(x.begin(), x.end()) - *std::min_element(x.begin(), x.end());
     for (const SamplingOptions& options :
          {SamplingOptions{.temperature = 1}, SamplingOptions{.temperature = 0.7f, .top_p = 0.95f},
-          SamplingOptions{.temperature = 2, .top_k = 40}, SamplingOptions{.temperature = 1, .min_p = 0.05f},
+          SamplingOptions{.temperature = 2, .top_k = 40},
+          SamplingOptions{.temperature = 1, .min_p = 0.05f},
           SamplingOptions{.temperature = 1, .top_k = 500, .top_p = 0.9f, .min_p = 0.001f},
           SamplingOptions{.temperature = 1, .top_k = size + 1, .top_p = 0.8f}}) {
-      INFO(width << ", top_k " << options.top_k << ", top_p " << options.top_p << ", min_p " << options.min_p);
+      INFO(width << ", top_k " << options.top_k << ", top_p " << options.top_p << ", min_p "
+                 << options.min_p);
       Sampler sampler(options);
       bisup::Random same(options.seed);
       // A weight errs by the rounding of its exponent, exp's three units and the quotient's; so do
@@ -124,6 +132,17 @@ TEST_CASE("tokens of no probability are never drawn, and a tiny temperature is g
   for (int i = 0; i < 500; ++i) ++seen[static_cast<std::size_t>(sampler.sample(masked))];
   CHECK((seen[0] == 0 && seen[2] == 0 && seen[1] > 0 && seen[3] > 0));
   CHECK(Sampler({.temperature = 1e-30f}).sample(logits) % 2 == 1);  // one of the two largest
+}
+
+TEST_CASE("logits that are not numbers give some token of the vocabulary") {
+  constexpr float none = std::numeric_limits<float>::quiet_NaN();
+  for (const std::array<float, 3>& broken :
+       {std::array{none, none, none}, std::array{1.0f, none, 2.0f}}) {
+    for (const int top_k : {0, 2}) {
+      const int id = Sampler({.temperature = 1, .top_k = top_k, .top_p = 0.9f}).sample(broken);
+      CHECK((id >= 0 && id < 3));
+    }
+  }
 }
 
 TEST_CASE(

@@ -72,6 +72,7 @@ class Sampler {
   // first few nearly always: only those are sorted that it asks for.
   int draw(float best) {
     const std::vector<float>& p = adjusted_;
+    if (!(best > 0)) return 0;  // all are not numbers, as one of the logits was
     found_.clear(), sorted_ = 0, floor_ = std::numeric_limits<float>::infinity();
     double mass = 0;  // of what is kept
     const std::size_t most =
@@ -81,7 +82,6 @@ class Sampler {
     } else {
       mass = std::accumulate(p.begin(), p.end(), 0.0);
     }
-    if (!(mass > 0)) return 0;  // not a number among the logits
     std::size_t kept = most;
     if (options_.top_p < 1 || options_.min_p > 0) {
       const double all = mass, least = static_cast<double>(options_.min_p) * best;
