@@ -28,7 +28,8 @@ void add_calibration_options(CLI::App& sub, CalibrationOptions& options) {
                  "calibrate on N sequences that the model itself writes; with --calib, so many of "
                  "the samples")
       ->check(CLI::Range(0, 1 << 20));
-  sub.add_option("--calib-samples", options.samples.samples, "crops of the text to calibrate on")
+  sub.add_option("--calib-samples", options.samples.samples,
+                 "samples to calibrate on: crops of the text")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   sub.add_option("--calib-length", options.samples.length, "tokens of one crop")
@@ -40,18 +41,21 @@ void add_calibration_options(CLI::App& sub, CalibrationOptions& options) {
 
 namespace {
 
-Result<std::vector<int>> self_generated(const CalibrationOptions& options,
-                                        const bisup::io::Checkpoint& source,
-                                        bisup::ThreadPool& pool) {
+Result<bisup::text::CalibrationText> generated_text(const CalibrationOptions& options,
+                                                    const bisup::io::Checkpoint& source,
+                                                    bisup::ThreadPool& pool) {
   const auto model = bisup::llama::read_model(source);
   if (!model) return model.error();
   Meter meter("writing calibration text");
-  return bisup::self_generate(*model,
-                              {.sequences = self_generated_sequences(options),
-                               .length = options.samples.length,
-                               .seed = options.samples.seed,
-                               .progress = std::ref(meter)},
-                              pool);
+  const int sequences = self_generated_sequences(options);
+  auto ids = bisup::self_generate(*model,
+                                  {.sequences = sequences,
+                                   .length = options.samples.length,
+                                   .seed = options.samples.seed,
+                                   .progress = std::ref(meter)},
+                                  pool);
+  if (!ids) return ids.error();
+  return bisup::text::CalibrationText{std::move(ids).value(), sequences, "generated"};
 }
 
 Result<bisup::text::CalibrationText> from_file(const CalibrationOptions& options,
@@ -69,10 +73,10 @@ Result<bisup::text::CalibrationText> from_file(const CalibrationOptions& options
 }
 
 // Beside a text the model writes whole samples: some to learn from, and some that are held out.
-struct Own {
+struct SelfGenerated {
   int samples = 0, held_out = 0;
 };
-Own beside_text(const CalibrationOptions& options) {
+SelfGenerated beside_text(const CalibrationOptions& options) {
   const int own = options.text.empty() ? 0 : options.self_generate;
   return {own, own == 0 ? 0 : bisup::held_out_samples(own)};
 }
@@ -85,7 +89,7 @@ int self_generated_sequences(const CalibrationOptions& options) {
 
 bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options) {
   const int samples = options.samples.samples;
-  const Own own = beside_text(options);
+  const SelfGenerated own = beside_text(options);
   return {samples, bisup::held_out_samples(samples - own.samples) + own.held_out,
           options.samples.length};
 }
@@ -101,36 +105,29 @@ Result<CalibrationData> read_calibration(const CalibrationOptions& options,
                                          const bisup::io::TokenizerFiles& tokenizer,
                                          bisup::ThreadPool& pool) {
   const auto& config = source.config();
-  const Own own = beside_text(options);
+  const SelfGenerated own = beside_text(options);
   bisup::SampleOptions cut = options.samples;
   cut.samples -= own.samples;
-  std::vector<int> written;
-  if (options.self_generate > 0) {
-    auto ids = self_generated(options, source, pool);
-    if (!ids) return ids.error();
-    written = std::move(ids).value();
-  }
-  bisup::text::CalibrationText text{written, options.self_generate, "generated"};
-  if (!options.text.empty()) {
-    auto read = from_file(options, tokenizer);
-    if (!read) return read.error();
-    text = std::move(read).value();
-  }
-  auto samples = bisup::cut_samples(text.ids, config.vocab_size, cut);
+  const auto text =
+      options.text.empty() ? generated_text(options, source, pool) : from_file(options, tokenizer);
+  if (!text) return text.error();
+  auto samples = bisup::cut_samples(text->ids, config.vocab_size, cut);
   if (!samples) return about(samples.error(), text_name(options.text));
-  nlohmann::json provenance = {{"kind", text.kind},
-                               {"documents", text.documents},
-                               {"text_tokens", text.ids.size()},
-                               {"text_crc32c", bisup::crc32c(std::as_bytes(std::span(text.ids)))},
+  nlohmann::json provenance = {{"kind", text->kind},
+                               {"documents", text->documents},
+                               {"text_tokens", text->ids.size()},
+                               {"text_crc32c", bisup::crc32c(std::as_bytes(std::span(text->ids)))},
                                {"samples", options.samples.samples},
                                {"length", cut.length},
                                {"held_out", cut.held_out},
                                {"seed", cut.seed}};
   if (own.samples > 0) {
+    const auto written = generated_text(options, source, pool);
+    if (!written) return written.error();
     samples = bisup::mixed(std::move(samples).value(),
-                           bisup::whole_samples(written, cut.length, own.held_out), cut.seed);
+                           bisup::whole_samples(written->ids, cut.length, own.held_out), cut.seed);
     provenance["self_generated"] = own.samples;
-    provenance["self_generated_crc32c"] = bisup::crc32c(std::as_bytes(std::span(written)));
+    provenance["self_generated_crc32c"] = bisup::crc32c(std::as_bytes(std::span(written->ids)));
   }
   if (samples->tokens() < config.intermediate_size) {
     fmt::print(

@@ -189,9 +189,10 @@ void use_preset(const RecipeOptions& options, const CLI::App& sub,
   if (!preset) return;
   if (sub.count("--calib-samples") == 0) calibration.samples.samples = preset->samples;
   if (sub.count("--calib-length") == 0) calibration.samples.length = preset->length;
-  // Its own text stands beside another one; fewer samples than the preset has are all of that one.
+  // Beside a text only, and of fewer samples than the preset has none.
   const bool mixes = !calibration.text.empty() && calibration.samples.samples >= preset->samples;
-  if (sub.count("--self-generate") == 0 && mixes) calibration.self_generate = preset->own;
+  if (sub.count("--self-generate") == 0 && mixes)
+    calibration.self_generate = preset->self_generated;
 }
 
 }  // namespace command

@@ -125,8 +125,7 @@ TEST_CASE("the tuner's block behind a prompt is the packed block behind it") {
     REQUIRE(pass);
     const auto text = test::tiny_judge();
     Matrix<float> x(tokens, c.hidden_size);
-    for (int t = 0; t < tokens; ++t)
-      llama::embed(model, text[static_cast<std::size_t>(t)], x.row(t));
+    llama::embed(model, std::span(text).first(tokens), x.ref());
     Matrix<float> packed = x.clone(), tuned(tokens, c.hidden_size), alone(tokens, c.hidden_size);
     pass->run(model.blocks[0], packed.ref());
 

@@ -87,10 +87,11 @@ TEST_CASE("cached rows are rounded whatever the window, and exact where the poli
   const auto k = test::normals(tokens, kv_heads * head_dim, 2);
   const auto v = test::normals(tokens, kv_heads * head_dim, 3);
   const CacheShape shape{.kv_heads = kv_heads, .head_dim = head_dim};
-  const auto rows = cached_rows(k.ref(), v.ref(), shape,
-                                {.recent = 64, .keys = {.bits = 4}, .exact_type = DType::f32});
+  ThreadPool pool(2);
+  const auto rows = cached_rows(
+      k.ref(), v.ref(), shape, {.recent = 64, .keys = {.bits = 4}, .exact_type = DType::f32}, pool);
   REQUIRE(rows);
-  const auto same = cached_rows(k.ref(), v.ref(), shape, {.keys = {.bits = 4}});
+  const auto same = cached_rows(k.ref(), v.ref(), shape, {.keys = {.bits = 4}}, pool);
   REQUIRE(same);
   for (int t = 0; t < tokens; ++t) {
     for (int c = 0; c < k.cols(); ++c) {

@@ -52,8 +52,7 @@ class KvProbe {
   Result<KvReference> reference(std::span<const int> ids) {
     KvReference r;
     Matrix<float> x(static_cast<int>(ids.size()), model_.config.hidden_size);
-    for (int t = 0; t < x.rows(); ++t)
-      llama::embed(model_, ids[static_cast<std::size_t>(t)], x.row(t));
+    llama::embed(model_, ids, x.ref());
     auto cache = allocate(x.rows(), {});
     if (!cache) return cache.error();
     for (int layer = 0; layer < model_.config.layers; ++layer) {

@@ -163,7 +163,7 @@ class KvCache {
     KvAppend begun = {};  // append's own
   };
   static void append(int layer, std::span<Append> parts, ThreadPool& pool) {
-    for (const Append& part : parts) part.cache->expect(layer, part);
+    for (const Append& part : parts) part.cache->prepare(layer, part);
     for_blocks(
         parts, pool, [](const Append& part) { return part.cache->blocks_to_rotate(part); },
         [](Append& part, int block) { part.cache->rotate(part, block * kv_panel); });
@@ -266,13 +266,14 @@ class KvCache {
     pool_->join();
     for (int layer = 0; layer < shape.layers; ++layer) layers_.emplace_back(*pool_);
     if (prompt.empty()) return;
+    ThreadPool alone(1);  // the shared one would begin threads that nobody asked for
     Matrix<float> keys(prompt.tokens(), prompt.width()), values(prompt.tokens(), prompt.width());
     for (int layer = 0; layer < shape.layers; ++layer) {
       const DenseView k = prompt.keys(layer), v = prompt.values(layer);
       for (int t = 0; t < keys.rows(); ++t) {
         for (int i = 0; i < keys.cols(); ++i) keys(t, i) = k(t, i), values(t, i) = v(t, i);
       }
-      append(layer, keys.ref(), values.ref());
+      append(layer, keys.ref(), values.ref(), alone);
     }
   }
   KvCache(const KvCache& origin, int) : pool_(origin.pool_) {
@@ -301,7 +302,8 @@ class KvCache {
       body(*part, block);
     });
   }
-  void expect(int layer, const Append& a) {
+  // Room for what rotating writes.
+  void prepare(int layer, const Append& a) {
     const int width = shape().kv_heads * shape().head_dim, tokens = a.keys.rows();
     BISUP_EXPECTS(a.keys.cols() == width && a.values.cols() == width);
     BISUP_EXPECTS(a.values.rows() == tokens && tokens <= capacity() - size(layer));

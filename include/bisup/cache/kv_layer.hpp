@@ -43,9 +43,8 @@ class KvLayer {
   }
 
   // An append has two passes over panels, those of each in any order or at once: begin(), round()
-  // each of `rounded`, settle(), keep() each of `kept`.
-
-  // keys, values: [tokens, kv_heads * head_dim], in the form that is stored. Takes pages.
+  // each of `rounded`, settle(), keep() each of `kept`. keys, values: [tokens, kv_heads *
+  // head_dim], in the form that is stored.
   [[nodiscard]] KvAppend begin(int layer, MatrixRef<const float> keys,
                                MatrixRef<const float> values, KvPool& pool, KvStaging& staging) {
     KvLayerPages& pages = pool.layer(layer);
@@ -57,15 +56,17 @@ class KvLayer {
       const int needed = std::max(first - window + 1, packed_end_);
       a.staged = window > 0 && end > pool.exact_below() &&
                  (end - 1) / kv_panel - needed / kv_panel >= pool.window_panels();
-      if (!a.staged) a.exact_from = needed;
-      if (a.staged) stage(a, needed, pool, staging);
-      if (pool.policy().center_keys && packed_end_ == pool.exact_below() && a.pack_to > packed_end_)
+      if (a.staged) {
+        stage(a, needed, pool, staging);
+      } else {
+        a.exact_from = needed;
+      }
+      const bool packs = a.pack_to > packed_end_;
+      if (pool.policy().center_keys && packed_end_ == pool.exact_below() && packs)
         find_center(a, pool);
-      const int leaves = packed_end_ / kv_panel, left = panels_of(a.pack_to);
-      for (int p = leaves; p < left && a.pack_to > packed_end_; ++p)
-        pages.stored.own(page(stored_, p));
-      if (a.staged || a.pack_to > packed_end_)
-        a.rounded = {leaves, (a.staged ? panels_of(end) : left) - leaves};
+      const int leaves = packed_end_ / kv_panel, left = packs ? panels_of(a.pack_to) : leaves;
+      for (int p = leaves; p < left; ++p) pages.stored.own(page(stored_, p));
+      a.rounded = {leaves, (a.staged ? panels_of(end) : left) - leaves};
     }
     const int kept = pages.floats || first < pool.exact_below() ? first
                      : window > 0                               ? std::max(first, a.exact_from)

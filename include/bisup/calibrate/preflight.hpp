@@ -190,14 +190,15 @@ struct BlockSizes {
       2 * f32 * sizes.hidden * sizes.intermediate;
   cost.block = f32 * weights + std::max(moments + kept + scratch, dequantized ? f32 * weights : 0);
   const auto first_tokens = static_cast<std::size_t>(std::min(recipe.tuning.length, tokens.length));
-  const std::size_t tuned_samples = 2 * f32 * all * first_tokens * sizes.hidden;
+  const std::size_t hidden_states = f32 * all * first_tokens * sizes.hidden;
   if (recipe.tuning.block_steps > 0) {
     const std::size_t kept_by_block = f32 * first_tokens * detail::activation_floats(c, recipe);
-    cost.block = std::max(cost.block, 3 * f32 * weights + tuned_samples + scratch + kept_by_block);
+    cost.block =
+        std::max(cost.block, 3 * f32 * weights + 2 * hidden_states + scratch + kept_by_block);
   }
   if (recipe.tuning.end_to_end_steps > 0) {
     cost.tuning =
-        f32 * (layers * weights + table) + tuned_samples / 2 +  // teachers, no inputs
+        f32 * (layers * weights + table) + hidden_states +
         f32 * first_tokens * (layers * detail::activation_floats(c, recipe) + 3 * vocabulary);
   }
   const std::size_t read = dequantized ? f32 * table : 0;

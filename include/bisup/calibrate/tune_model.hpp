@@ -21,6 +21,7 @@
 #include <bisup/core/result.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/llama/model.hpp>
+#include <bisup/llama/session.hpp>
 #include <bisup/ops/rms_norm.hpp>
 #include <bisup/tune/end_to_end.hpp>
 #include <bisup/tune/logit_loss.hpp>
@@ -48,12 +49,8 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
         .push_back(
             {std::span(ids).first(static_cast<std::size_t>(teacher[i].rows())), teacher[i].ref()});
   }
-  // As the model stores them.
   const auto embed = [&model](std::span<const int> ids, MatrixRef<T> into) {
-    for (int t = 0; t < into.rows(); ++t) {
-      for (int c = 0; c < into.cols(); ++c)
-        into(t, c) = model.embedding.view(ids[static_cast<std::size_t>(t)], c);
-    }
+    llama::embed(model, ids, into);
   };
   std::vector<tune::SimulatedBlock<T>> blocks;
   const int heads = model.config.kv_heads;

@@ -49,7 +49,7 @@ struct Tuning {
 struct Preset {
   std::string_view name;
   int samples, length;  // of calibration data
-  int own;              // of these, so many that the model writes itself
+  int self_generated;   // of these, so many
   int block_steps, end_to_end_steps;
 };
 

@@ -170,7 +170,7 @@ struct CachedRows {
 };
 [[nodiscard]] inline Result<CachedRows> cached_rows(MatrixRef<const float> keys,
                                                     MatrixRef<const float> values, CacheShape shape,
-                                                    KvPolicy policy) {
+                                                    KvPolicy policy, ThreadPool& pool) {
   const int tokens = keys.rows(), width = keys.cols();
   CachedRows rows{Matrix<float>(tokens, width), Matrix<float>(tokens, width)};
   for (int t = 0; t < tokens; ++t) {
@@ -184,8 +184,8 @@ struct CachedRows {
   auto cache = KvCache::allocate(shape, policy);
   if (!cache) return cache.error();
   Matrix<float> last(more, width);
-  cache->append(0, keys, values);
-  cache->append(0, last.ref(), last.ref());
+  cache->append(0, keys, values, pool);
+  cache->append(0, last.ref(), last.ref(), pool);
   const KvEntry entry = policy.entry(0, 0, shape.kv_heads);
   if (!entry.keys.exact()) read_packed(*cache, 0, KvSide::keys, rows.keys.ref());
   if (!entry.values.exact()) read_packed(*cache, 0, KvSide::values, rows.values.ref());

@@ -123,7 +123,7 @@ inline Result<ErrorPropagation> error_propagation(const llama::Model& model, con
             own.table.assign(first, first + c.kv_heads);
           }
           auto rows = cached_rows(keys.ref(), values.ref(),
-                                  {.kv_heads = c.kv_heads, .head_dim = c.head_dim}, own);
+                                  {.kv_heads = c.kv_heads, .head_dim = c.head_dim}, own, pool);
           if (!rows) {
             cached = rows.error();
             return;

@@ -96,7 +96,9 @@ class Sequences {
     hidden_.resize(tokens, model_->config.hidden_size);
     int row = 0;
     for (const Next& next : nexts) {
-      for (const int id : next.ids) embed(*model_, id, hidden_.row(row++));
+      const int count = static_cast<int>(next.ids.size());
+      embed(*model_, next.ids, hidden_.ref().rows(row, count));
+      row += count;
     }
     const BlockShape shape = model_->block_shape();
     KvBatch cache(parts_);

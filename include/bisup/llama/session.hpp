@@ -30,11 +30,14 @@ namespace bisup::llama {
   return {};
 }
 
-// A token's row of the embedding, as floats.
-inline void embed(const Model& model, int id, std::span<float> row) {
-  BISUP_EXPECTS(id >= 0 && id < model.config.vocab_size);
+// The embeddings of tokens, [tokens, hidden].
+template <class T>
+void embed(const Model& model, std::span<const int> ids, MatrixRef<T> into) {
+  BISUP_EXPECTS(ids.size() == static_cast<std::size_t>(into.rows()));
   const DenseView& table = model.embedding.view;
-  for (std::size_t c = 0; c < row.size(); ++c) row[c] = table(id, static_cast<int>(c));
+  for (int t = 0; t < into.rows(); ++t) {
+    for (int c = 0; c < into.cols(); ++c) into(t, c) = table(ids[static_cast<std::size_t>(t)], c);
+  }
 }
 
 // The stored prompt's positions come on top of the model's. Errors: out_of_range.
@@ -122,8 +125,7 @@ class Session {
     BISUP_EXPECTS(tokens >= 1 && first + tokens <= capacity());
     ids_.insert(ids_.end(), ids.begin(), ids.end());
     hidden_.resize(tokens, model_->config.hidden_size);
-    for (int t = 0; t < tokens; ++t)
-      embed(*model_, ids[static_cast<std::size_t>(t)], hidden_.row(t));
+    embed(*model_, ids, hidden_.ref());
     const BlockShape shape = model_->block_shape();
     for (int layer = 0; layer < model_->config.layers; ++layer) {
       llama::forward(shape, model_->blocks[static_cast<std::size_t>(layer)], rope_, layer,
