@@ -6,12 +6,13 @@
 
 #include <array>
 
-#include <bisup/kernel/avx2/gradient.hpp>
-#include <bisup/kernel/avx512/gradient.hpp>
 #include <bisup/kernel/dispatch.hpp>
 #include <bisup/kernel/levels.hpp>
-#include <bisup/kernel/neon/gradient.hpp>
 #include <bisup/kernel/scalar_gradient.hpp>
+#include <bisup/kernel/vector.hpp>
+
+#define BISUP_LOOPS <bisup/kernel/lanes/gradient.hpp>
+#include <bisup/kernel/each_target.hpp>
 
 namespace bisup {
 

@@ -6,11 +6,11 @@
 
 #include <array>
 
-#include <bisup/kernel/avx2/rounding_error.hpp>
-#include <bisup/kernel/avx512/rounding_error.hpp>
 #include <bisup/kernel/dispatch.hpp>
-#include <bisup/kernel/neon/rounding_error.hpp>
 #include <bisup/kernel/scalar_rounding_error.hpp>
+
+#define BISUP_LOOPS <bisup/kernel/lanes/rounding_error.hpp>
+#include <bisup/kernel/each_target.hpp>
 
 namespace bisup {
 

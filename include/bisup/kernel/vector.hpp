@@ -7,20 +7,17 @@
 #include <array>
 #include <cstdint>
 
-#include <bisup/kernel/avx2/exponential.hpp>
-#include <bisup/kernel/avx2/hadamard.hpp>
-#include <bisup/kernel/avx2/rows.hpp>
-#include <bisup/kernel/avx2/sign_product.hpp>
-#include <bisup/kernel/avx512/exponential.hpp>
-#include <bisup/kernel/avx512/hadamard.hpp>
-#include <bisup/kernel/avx512/rows.hpp>
-#include <bisup/kernel/avx512/sign_product.hpp>
 #include <bisup/kernel/dispatch.hpp>
-#include <bisup/kernel/neon/exponential.hpp>
-#include <bisup/kernel/neon/hadamard.hpp>
-#include <bisup/kernel/neon/rows.hpp>
-#include <bisup/kernel/neon/sign_product.hpp>
 #include <bisup/kernel/scalar_vector.hpp>
+
+#define BISUP_LOOPS <bisup/kernel/lanes/rows.hpp>
+#include <bisup/kernel/each_target.hpp>
+#define BISUP_LOOPS <bisup/kernel/lanes/exponential.hpp>
+#include <bisup/kernel/each_target.hpp>
+#define BISUP_LOOPS <bisup/kernel/lanes/hadamard.hpp>
+#include <bisup/kernel/each_target.hpp>
+#define BISUP_LOOPS <bisup/kernel/lanes/sign_product.hpp>
+#include <bisup/kernel/each_target.hpp>
 
 namespace bisup {
 

@@ -77,7 +77,7 @@ BISUP_ALWAYS_INLINE void score(const float* queries, int dim, const float* const
 // All ones where first <= index < last.
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Mask between(Ints index, int first, int last) noexcept {
-  return less(splat(first - 1), index) & less(index, splat(last));
+  return both(less(splat(first - 1), index), less(index, splat(last)));
 }
 
 // Scores become weights, exact and packed apart (either may be null if the row sees none); maximum

@@ -1,9 +1,9 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What are eight lanes in NEON? Two registers, so that every sum has the order of the AVX2 kernels,
-// which the other files of this folder follow; and how rows that end inside them are read and
-// written.
+// What are lanes in NEON? Eight, two registers, so that every sum has the order that it has in
+// AVX2: the words that the loops of kernel/lanes/ are written in, and how rows that end inside the
+// registers are read and written.
 
 #include <bisup/core/platform.hpp>
 
@@ -28,6 +28,7 @@ struct Ints {
 struct Mask {  // all ones or zero
   uint32x4_t low, high;
 };
+inline constexpr int lane_count = 8;
 
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Floats splat(float x) noexcept {
@@ -74,9 +75,13 @@ BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Floats multiply_subtract(Floats a, Floats b, Floats c) noexcept {
   return multiply_add(a, b, {vnegq_f32(c.low), vnegq_f32(c.high)});
 }
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE float square_root(float x) noexcept {
+  return vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0);
+}
 
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
-BISUP_ALWAYS_INLINE Mask operator&(Mask a, Mask b) noexcept {
+BISUP_ALWAYS_INLINE Mask both(Mask a, Mask b) noexcept {
   return {vandq_u32(a.low, b.low), vandq_u32(a.high, b.high)};
 }
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
@@ -100,6 +105,15 @@ BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Floats keep(Mask mask, Floats a) noexcept {  // elsewhere zero, NaN or not
   return select(mask, a, splat(0.0f));
 }
+// a + b and a b + c where the mask is set, elsewhere a and c.
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE Floats add_where(Mask mask, Floats a, Floats b) noexcept {
+  return add(a, keep(mask, b));
+}
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE Floats multiply_add_where(Mask mask, Floats a, Floats b, Floats c) noexcept {
+  return multiply_add(keep(mask, a), keep(mask, b), c);
+}
 // The second of the two where one is NaN, as on x86; NEON's own would return the NaN.
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Floats larger(Floats a, Floats b) noexcept {
@@ -108,6 +122,10 @@ BISUP_ALWAYS_INLINE Floats larger(Floats a, Floats b) noexcept {
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Floats smaller(Floats a, Floats b) noexcept {
   return select(less(a, b), a, b);
+}
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE Floats larger_where(Mask mask, Floats a, Floats b) noexcept {  // elsewhere a
+  return larger(a, select(mask, b, a));
 }
 
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
@@ -129,6 +147,17 @@ BISUP_ALWAYS_INLINE Floats bits_as_floats(Ints x) noexcept {
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Ints bits_as_ints(Floats x) noexcept {
   return {vreinterpretq_s32_f32(x.low), vreinterpretq_s32_f32(x.high)};
+}
+// x times two to the n, for whole n. One factor 2^n could not reach subnormal results.
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE Floats two_to(Ints n) noexcept {
+  const Ints biased = add(n, splat(127));
+  return bits_as_floats({vshlq_n_s32(biased.low, 23), vshlq_n_s32(biased.high, 23)});
+}
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE Floats times_two_to(Floats x, Floats n) noexcept {
+  const Ints whole = to_ints(n), half = {vshrq_n_s32(whole.low, 1), vshrq_n_s32(whole.high, 1)};
+  return multiply(multiply(x, two_to(half)), two_to(subtract(whole, half)));
 }
 
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
@@ -232,6 +261,22 @@ BISUP_ALWAYS_INLINE float largest_lane(Floats v) noexcept {
     }
   }
   return lanes[0];
+}
+
+// The Walsh-Hadamard matrix of as many rows as there are lanes, without a scale.
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE float32x4_t hadamard_of_four(float32x4_t x) noexcept {
+  const float32x4_t even = vtrn1q_f32(x, x), odd = vtrn2q_f32(x, x);  // 0 0 2 2, 1 1 3 3
+  x = vtrn1q_f32(vaddq_f32(even, odd), vsubq_f32(even, odd));
+  const float32x4_t first = vcombine_f32(vget_low_f32(x), vget_low_f32(x));
+  const float32x4_t second = vcombine_f32(vget_high_f32(x), vget_high_f32(x));
+  return vcombine_f32(vget_low_f32(vaddq_f32(first, second)),
+                      vget_low_f32(vsubq_f32(first, second)));
+}
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE Floats hadamard_of_lanes(Floats x) noexcept {
+  x = {hadamard_of_four(x.low), hadamard_of_four(x.high)};
+  return {vaddq_f32(x.low, x.high), vsubq_f32(x.low, x.high)};
 }
 
 }  // namespace bisup::neon
