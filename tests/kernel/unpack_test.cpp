@@ -58,7 +58,7 @@ inline constexpr std::array step_stores = {
 template <int Bits, int Step>
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 void store_step_neon(const std::uint8_t* tile, std::uint8_t* out) {
-  for (int quarter = 0; quarter < 64; quarter += 16) vst1q_u8(out + quarter, neon::unpack<Bits, Step>(tile + quarter));
+  for (int quarter = 0; quarter < 64; quarter += 16) vst1q_u8(out + quarter, neon::unpack_quarter<Bits, Step>(tile + quarter));
 }
 
 template <int Bits, int Step>

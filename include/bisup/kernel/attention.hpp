@@ -8,15 +8,15 @@
 #include <cstdint>
 
 #include <bisup/kernel/avx2/attention.hpp>
-#include <bisup/kernel/avx2/kv_codes.hpp>
 #include <bisup/kernel/avx512/attention.hpp>
-#include <bisup/kernel/avx512/kv_codes.hpp>
 #include <bisup/kernel/avx512/kv_words.hpp>
 #include <bisup/kernel/avx512/word_attention.hpp>
 #include <bisup/kernel/dispatch.hpp>
 #include <bisup/kernel/neon/attention.hpp>
-#include <bisup/kernel/neon/kv_codes.hpp>
 #include <bisup/kernel/scalar_attention.hpp>
+
+#define BISUP_LOOPS <bisup/kernel/lanes/kv_codes.hpp>
+#include <bisup/kernel/each_target.hpp>
 
 namespace bisup {
 

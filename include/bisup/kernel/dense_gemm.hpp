@@ -7,21 +7,20 @@
 
 #include <array>
 
-#include <bisup/kernel/avx2/dense_combine.hpp>
 #include <bisup/kernel/avx2/dense_gemm.hpp>
-#include <bisup/kernel/avx2/dense_gemv.hpp>
 #include <bisup/kernel/avx2/word_gemm.hpp>
-#include <bisup/kernel/avx512/dense_combine.hpp>
 #include <bisup/kernel/avx512/dense_gemm.hpp>
-#include <bisup/kernel/avx512/dense_gemv.hpp>
 #include <bisup/kernel/avx512/word_gemm.hpp>
 #include <bisup/kernel/dense_operand.hpp>
 #include <bisup/kernel/dispatch.hpp>
-#include <bisup/kernel/neon/dense_combine.hpp>
 #include <bisup/kernel/neon/dense_gemm.hpp>
-#include <bisup/kernel/neon/dense_gemv.hpp>
 #include <bisup/kernel/scalar_dense.hpp>
 #include <bisup/kernel/word_gemm.hpp>
+
+#define BISUP_LOOPS <bisup/kernel/lanes/dense_combine.hpp>
+#include <bisup/kernel/each_target.hpp>
+#define BISUP_LOOPS <bisup/kernel/lanes/dense_gemv.hpp>
+#include <bisup/kernel/each_target.hpp>
 
 namespace bisup {
 

@@ -3,7 +3,9 @@
 #pragma once
 // Which shifts and masks turn panel16 bytes back into codes? A step of whole codes is one field; a
 // step in pieces is several. Derived from panel16::in_step, so no kernel knows the layout twice.
-// Next: kernel/avx512/unpack.hpp and kernel/avx2/unpack.hpp execute them.
+// Next: the unpack.hpp of each target executes them.
+
+#include <cstdint>
 
 #include <bisup/pack/layout.hpp>
 
@@ -29,6 +31,10 @@ template <int Bits>
   }
   return piece;
 }
+
+// A code in the low bits of 2^23 is exact, so taking 2^23 and a zero point off converts and centres
+// at once. 2^23 in bits:
+inline constexpr std::int32_t two23 = 0x4b000000;
 
 static_assert(piece_at<4>(1, 0).shift() == 4 && piece_at<4>(1, 0).mask() == 15);
 static_assert(piece_at<3>(6, 2).vector == 1 && piece_at<3>(6, 2).mask() == 4);

@@ -10,15 +10,15 @@
 #include <bisup/core/contract.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/thread_pool.hpp>
-#include <bisup/kernel/avx2/dequantize.hpp>
-#include <bisup/kernel/avx512/dequantize.hpp>
 #include <bisup/kernel/dispatch.hpp>
-#include <bisup/kernel/neon/dequantize.hpp>
 #include <bisup/kernel/scalar.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/ops/gemm_dense.hpp>
 #include <bisup/pack/any_packed_tensor.hpp>
 #include <bisup/pack/packed_view.hpp>
+
+#define BISUP_LOOPS <bisup/kernel/lanes/dequantize.hpp>
+#include <bisup/kernel/each_target.hpp>
 
 namespace bisup {
 

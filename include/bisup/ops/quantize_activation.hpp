@@ -11,13 +11,13 @@
 #include <bisup/core/contract.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/thread_pool.hpp>
-#include <bisup/kernel/avx2/quantize_activation.hpp>
-#include <bisup/kernel/avx512/quantize_activation.hpp>
 #include <bisup/kernel/dispatch.hpp>
-#include <bisup/kernel/neon/quantize_activation.hpp>
 #include <bisup/kernel/scalar.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/pack/activation.hpp>
+
+#define BISUP_LOOPS <bisup/kernel/lanes/quantize_activation.hpp>
+#include <bisup/kernel/each_target.hpp>
 
 namespace bisup {
 

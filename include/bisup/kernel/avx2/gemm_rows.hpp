@@ -37,9 +37,9 @@ struct HalfPanels {
       const auto index =
           static_cast<std::size_t>(panel + h / 2 < last_panel ? panel + h / 2 : last_panel - 1);
       tiles[h] =
-          w.codes + index * static_cast<std::size_t>(tiles_a_row) * tile_size + h % 2 * half_bytes;
+          w.codes + index * static_cast<std::size_t>(tiles_a_row) * tile_size + h % 2 * part_bytes;
       scale_at[h] = index * static_cast<std::size_t>(x.groups) * panel16::tile_rows +
-                    static_cast<std::size_t>(h % 2 * half_rows);
+                    static_cast<std::size_t>(h % 2 * lane_count);
     }
   }
   BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
@@ -83,7 +83,7 @@ BISUP_ALWAYS_INLINE void start_dots(const HalfPanels<Bits, Halves>& rows, const 
   for (int h = 0; h < Halves; ++h) {
     [[maybe_unused]] __m256i zeros;
     if constexpr (Affine) {
-      zeros = _mm256_sub_epi32(load_zeros(w.zeros + rows.scale_at[h]), _mm256_set1_epi32(offset));
+      zeros = _mm256_sub_epi32(load_bytes(w.zeros + rows.scale_at[h]), _mm256_set1_epi32(offset));
     }
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t) {
@@ -127,7 +127,7 @@ BISUP_ALWAYS_INLINE
   float* const out = y.data() + token * y.stride();
 #pragma GCC unroll 8
   for (int h = 0; h < Halves; ++h) {
-    const int row = (panel + h / 2) * panel16::tile_rows + h % 2 * half_rows;
+    const int row = (panel + h / 2) * panel16::tile_rows + h % 2 * lane_count;
     const int rows = panel + h / 2 < last_panel ? w.shape.rows - row : 0;
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t) {

@@ -22,6 +22,7 @@ using Floats = __m256;
 using Ints = __m256i;
 using Mask = __m256i;  // all ones or zero
 inline constexpr int lane_count = 8;
+inline constexpr int register_count = 16;
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE Floats splat(float x) noexcept {
@@ -69,6 +70,10 @@ BISUP_ALWAYS_INLINE Floats multiply_subtract(Floats a, Floats b, Floats c) noexc
   return _mm256_fmsub_ps(a, b, c);
 }
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE Floats magnitude(Floats x) noexcept {
+  return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)));
+}
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE float square_root(float x) noexcept {
   return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
 }
@@ -93,6 +98,10 @@ BISUP_ALWAYS_INLINE Floats select(Mask mask, Floats a, Floats b) noexcept {
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE Floats keep(Mask mask, Floats a) noexcept {  // elsewhere zero, NaN or not
   return _mm256_and_ps(a, _mm256_castsi256_ps(mask));
+}
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE Ints keep(Mask mask, Ints a) noexcept {
+  return _mm256_and_si256(a, mask);
 }
 // a + b and a b + c where the mask is set, elsewhere a and c.
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
@@ -153,6 +162,30 @@ BISUP_ALWAYS_INLINE Floats load(const float* from) noexcept {
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE void store(float* to, Floats v) noexcept {
   _mm256_storeu_ps(to, v);
+}
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE void store(std::int32_t* to, Ints v) noexcept {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), v);
+}
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE Ints load_bytes(const std::uint8_t* from) noexcept {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+}
+// The first `count` lanes, of 0 to 255, as bytes.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE void store_bytes(std::uint8_t* to, Ints v, int count) noexcept {
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  alignas(8) std::uint8_t bytes[8];
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes), _mm_packus_epi16(words, words));
+  std::memcpy(to, bytes, static_cast<std::size_t>(count < 8 ? count : 8));
+}
+// 32 numbers of -128 to 127 as bytes.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE void store_bytes(std::int8_t* to, const Ints (&v)[4]) noexcept {
+  const Ints packed =
+      _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+  const Ints order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(packed, order));
 }
 
 // All ones in the first `count` lanes, zero in the others.
@@ -216,12 +249,25 @@ BISUP_ALWAYS_INLINE float sum_lanes(Floats v) noexcept {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE std::int32_t sum_lanes(Ints v) noexcept {
+  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  half = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
+  return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 1)));
+}
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE float largest_lane(Floats v) noexcept {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE float smallest_lane(Floats v) noexcept {
+  const __m128 four = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
 }
 
 // A butterfly: `other` is x with partners swapped.

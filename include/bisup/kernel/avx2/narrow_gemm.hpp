@@ -50,7 +50,7 @@ BISUP_ALWAYS_INLINE void narrow_tile(const NarrowView& w, const WordsView& x, Ma
 #pragma GCC unroll 8
     for (int h = 0; h < halves; ++h) {
       const __m256i u = _mm256_cvtepi8_epi16(
-          _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes[h / 2] + h % 2 * 2 * half_rows)));
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes[h / 2] + h % 2 * 2 * lane_count)));
 #pragma GCC unroll 8
       for (int t = 0; t < Tokens; ++t)
         dot[h][t] = _mm256_add_epi32(dot[h][t], _mm256_madd_epi16(u, b[t]));
@@ -66,22 +66,24 @@ BISUP_ALWAYS_INLINE void narrow_tile(const NarrowView& w, const WordsView& x, Ma
   for (int t = 0; t < Tokens; ++t) {
     float* const to = y.data() + (token + t) * y.stride() + first_row;
     const __m256 scale = _mm256_set1_ps(x.scales[token + t]);
-    if (left >= half_rows * halves && scales == nullptr) {
+    if (left >= lane_count * halves && scales == nullptr) {
 #pragma GCC unroll 8
       for (int h = 0; h < halves; ++h) {
-        _mm256_storeu_ps(to + half_rows * h, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[h][t]), scale,
-                                                             _mm256_loadu_ps(to + half_rows * h)));
+        _mm256_storeu_ps(to + lane_count * h,
+                         _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[h][t]), scale,
+                                         _mm256_loadu_ps(to + lane_count * h)));
       }
       continue;
     }
 #pragma GCC unroll 8
     for (int h = 0; h < halves; ++h) {
-      const int here = left - half_rows * h;
+      const int here = left - lane_count * h;
       if (here <= 0) continue;
-      const __m256 both =
-          scales == nullptr ? scale : _mm256_mul_ps(scale, _mm256_loadu_ps(scales + half_rows * h));
-      const __m256 before = load_floats<DType::f32>(to, half_rows * h, here);
-      store_first(to + half_rows * h, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[h][t]), both, before),
+      const __m256 both = scales == nullptr
+                              ? scale
+                              : _mm256_mul_ps(scale, _mm256_loadu_ps(scales + lane_count * h));
+      const __m256 before = load_floats<DType::f32>(to, lane_count * h, here);
+      store_first(to + lane_count * h, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[h][t]), both, before),
                   here);
     }
   }

@@ -12,13 +12,15 @@
 #include <cstdint>
 
 #include <bisup/core/format.hpp>
+#include <bisup/kernel/avx2/lanes.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/kernel/unpack.hpp>
 
 namespace bisup::avx2 {
 
-inline constexpr int half_bytes = panel16::vector_bytes / 2;
-inline constexpr int half_rows = panel16::tile_rows / 2;
+// A panel's 16 rows take so many registers; a part is the rows of one, its bytes those of a step.
+inline constexpr int panel_parts = panel16::tile_rows / lane_count;
+inline constexpr int part_bytes = panel16::vector_bytes / panel_parts;
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE __m256i load(const void* at) noexcept {
@@ -59,15 +61,52 @@ BISUP_ALWAYS_INLINE __m256 load_scales(const void* scales, Scale type, std::size
 }
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
-BISUP_ALWAYS_INLINE __m256i load_zeros(const std::uint8_t* zeros) noexcept {
-  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(zeros)));
-}
-
-BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE __m256i broadcast_codes(const std::int8_t* four) noexcept {
   std::int32_t bits;
   __builtin_memcpy(&bits, four, sizeof bits);
   return _mm256_set1_epi32(bits);
+}
+
+// 2^23 plus byte `byte` of each lane.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE Floats above_two23(Ints codes, int byte) noexcept {
+  if (byte > 0) codes = _mm256_srli_epi32(codes, 8 * byte);
+  if (byte < 3) codes = _mm256_and_si256(codes, splat(255));
+  return bits_as_floats(_mm256_or_si256(codes, splat(two23)));
+}
+
+// 8 consecutive codes of a row, which fill whole bytes. Reading a 32-bit word may pass the row's
+// end by two bytes, which whoever has such rows leaves room for.
+template <int Bits>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE Ints row_codes(const std::uint8_t* bytes) noexcept {
+  if constexpr (Bits == 8) {
+    return load_bytes(bytes);
+  } else {
+    static_assert(Bits <= 4);
+    std::int32_t word;
+    __builtin_memcpy(&word, bytes, sizeof word);
+    const Ints shifts =
+        _mm256_setr_epi32(0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits);
+    return _mm256_and_si256(_mm256_srlv_epi32(splat(word), shifts), splat((1 << Bits) - 1));
+  }
+}
+
+// Four steps of a part from byte lanes to rows: the 16 codes of row r become bytes
+// [16 place, 16 place + 16), where place is row_place(r).
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE void store_rows_of(Ints a, Ints b, Ints c, Ints d,
+                                       std::uint8_t* bytes) noexcept {
+  const Ints ab_low = _mm256_unpacklo_epi32(a, b), ab_high = _mm256_unpackhi_epi32(a, b);
+  const Ints cd_low = _mm256_unpacklo_epi32(c, d), cd_high = _mm256_unpackhi_epi32(c, d);
+  auto* to = reinterpret_cast<__m256i*>(bytes);
+  _mm256_store_si256(to, _mm256_unpacklo_epi64(ab_low, cd_low));
+  _mm256_store_si256(to + 1, _mm256_unpackhi_epi64(ab_low, cd_low));
+  _mm256_store_si256(to + 2, _mm256_unpacklo_epi64(ab_high, cd_high));
+  _mm256_store_si256(to + 3, _mm256_unpackhi_epi64(ab_high, cd_high));
+}
+[[nodiscard]] constexpr int row_place(int row) {
+  return row % 4 * 2 + row / 4;
 }
 
 }  // namespace bisup::avx2

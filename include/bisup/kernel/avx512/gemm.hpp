@@ -77,7 +77,7 @@ BISUP_ALWAYS_INLINE
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
       [[maybe_unused]] __m512i zero;
-      if constexpr (Affine) zero = load_zeros(w.zeros + w.scale_at[p]);
+      if constexpr (Affine) zero = load_bytes(w.zeros + w.scale_at[p]);
 #pragma GCC unroll 8
       for (int t = 0; t < Tokens; ++t) {
         const std::int32_t negative = -sums[t * groups + g];

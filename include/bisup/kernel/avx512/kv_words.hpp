@@ -14,7 +14,6 @@
 #include <cstdint>
 
 #include <bisup/kernel/attention_tile.hpp>
-#include <bisup/kernel/avx512/kv_codes.hpp>
 #include <bisup/kernel/avx512/unpack.hpp>
 
 BISUP_INTRINSICS_BEGIN
@@ -37,7 +36,7 @@ template <int Bits>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE void key_words_tile(const LoadedTile<Bits>& tile, const std::uint8_t* zeros,
                                         std::int16_t* out) noexcept {
-  const __m512i of_token = load_zeros(zeros);
+  const __m512i of_token = load_bytes(zeros);
   const __m512i zero = _mm512_or_si512(of_token, _mm512_slli_epi32(of_token, 16));
   key_words_step<Bits, 0>(tile, zero, out);
   key_words_step<Bits, 1>(tile, zero, out);
@@ -146,8 +145,8 @@ BISUP_ALWAYS_INLINE
 #pragma GCC unroll 4
       for (int v = 0; v < Dims / 16; ++v) {
         const std::uint8_t* at = codes + v * 16 * Bits / 8;
-        words[v] = _mm512_or_si512(sixteen_codes<Bits>(at),
-                                   _mm512_slli_epi32(sixteen_codes<Bits>(at + row_bytes), 16));
+        words[v] = _mm512_or_si512(row_codes<Bits>(at),
+                                   _mm512_slli_epi32(row_codes<Bits>(at + row_bytes), 16));
       }
 #pragma GCC unroll 4
       for (int v = 0; v < Dims / 16; ++v)

@@ -17,12 +17,14 @@
 #include <bisup/core/dense.hpp>
 #include <bisup/kernel/target.hpp>
 
+BISUP_INTRINSICS_BEGIN
 namespace bisup::avx512 {
 
 using Floats = __m512;
 using Ints = __m512i;
 using Mask = __mmask16;
 inline constexpr int lane_count = 16;
+inline constexpr int register_count = 32;
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE Floats splat(float x) noexcept {
@@ -70,6 +72,10 @@ BISUP_ALWAYS_INLINE Floats multiply_subtract(Floats a, Floats b, Floats c) noexc
   return _mm512_fmsub_ps(a, b, c);
 }
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE Floats magnitude(Floats x) noexcept {
+  return _mm512_abs_ps(x);
+}
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE float square_root(float x) noexcept {
   return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
 }
@@ -94,6 +100,10 @@ BISUP_ALWAYS_INLINE Floats select(Mask mask, Floats a, Floats b) noexcept {
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE Floats keep(Mask mask, Floats a) noexcept {  // elsewhere zero, NaN or not
   return _mm512_maskz_mov_ps(mask, a);
+}
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE Ints keep(Mask mask, Ints a) noexcept {
+  return _mm512_maskz_mov_epi32(mask, a);
 }
 // a + b and a b + c where the mask is set, elsewhere a and c.
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
@@ -152,6 +162,15 @@ BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE void store(float* to, Floats v) noexcept {
   _mm512_storeu_ps(to, v);
 }
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE void store(std::int32_t* to, Ints v) noexcept {
+  _mm512_storeu_si512(to, v);
+}
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE Ints load_bytes(const std::uint8_t* from) noexcept {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm512_maskz_cvtepu8_epi32(0xffff, bytes);
+}
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE Mask first_lanes(int count) noexcept {
@@ -192,6 +211,21 @@ BISUP_ALWAYS_INLINE void store_first(float* to, Floats v, int count) noexcept {
   _mm512_mask_storeu_ps(to, first_lanes(count), v);
 }
 
+// The first `count` lanes, of 0 to 255, as bytes.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE void store_bytes(std::uint8_t* to, Ints v, int count) noexcept {
+  _mm_mask_storeu_epi8(to, first_lanes(count), _mm512_maskz_cvtepi32_epi8(0xffff, v));
+}
+// 32 numbers of -128 to 127 as bytes.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE void store_bytes(std::int8_t* to, const Ints (&v)[2]) noexcept {
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16 * i),
+                     _mm512_maskz_cvtepi32_epi8(0xffff, v[i]));
+  }
+}
+
 // The sum of 16 lanes in a fixed order.
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE float sum_lanes(Floats v) noexcept {
@@ -202,6 +236,10 @@ BISUP_ALWAYS_INLINE float sum_lanes(Floats v) noexcept {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE std::int32_t sum_lanes(Ints v) noexcept {
+  return _mm512_reduce_add_epi32(v);
+}
 
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE float largest_lane(Floats v) noexcept {
@@ -210,6 +248,15 @@ BISUP_ALWAYS_INLINE float largest_lane(Floats v) noexcept {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE float smallest_lane(Floats v) noexcept {
+  const __m256 eight = _mm256_min_ps(_mm512_maskz_extractf32x8_ps(0xff, v, 0),
+                                     _mm512_maskz_extractf32x8_ps(0xff, v, 1));
+  const __m128 four = _mm_min_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
 }
 
 // A butterfly: `other` is x with partners swapped.
@@ -228,4 +275,5 @@ BISUP_ALWAYS_INLINE Floats hadamard_of_lanes(Floats x) noexcept {
 }
 
 }  // namespace bisup::avx512
+BISUP_INTRINSICS_END
 #endif

@@ -11,11 +11,16 @@
 #include <cstdint>
 
 #include <bisup/core/format.hpp>
+#include <bisup/kernel/avx512/lanes.hpp>
 #include <bisup/kernel/target.hpp>
 #include <bisup/kernel/unpack.hpp>
 
 BISUP_INTRINSICS_BEGIN
 namespace bisup::avx512 {
+
+// A panel's 16 rows take so many registers; a part is the rows of one, its bytes those of a step.
+inline constexpr int panel_parts = panel16::tile_rows / lane_count;
+inline constexpr int part_bytes = panel16::vector_bytes / panel_parts;
 
 // The vectors of a tile, where they lie or loaded before.
 struct StoredTile {
@@ -79,17 +84,55 @@ BISUP_ALWAYS_INLINE __m512 load_scales(const void* scales, Scale type, std::size
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
-BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
-BISUP_ALWAYS_INLINE __m512i load_zeros(const std::uint8_t* zeros) noexcept {
-  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
-}
-
 // Four consecutive activation codes in every lane.
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE __m512i broadcast_codes(const std::int8_t* four) noexcept {
   std::int32_t bits;
   __builtin_memcpy(&bits, four, sizeof bits);
   return _mm512_set1_epi32(bits);
+}
+
+// 2^23 plus byte `byte` of each lane.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE Floats above_two23(Ints codes, int byte) noexcept {
+  constexpr int and_or = 0xea;  // (codes & 255) | 2^23
+  if (byte > 0) codes = _mm512_srli_epi32(codes, static_cast<unsigned>(8 * byte));
+  return bits_as_floats(_mm512_ternarylogic_epi32(codes, splat(255), splat(two23), and_or));
+}
+
+// 16 consecutive codes of a row. Eight codes fill whole bytes, so two 32-bit words hold them; the
+// second word may read two bytes past the row, which whoever has such rows leaves room for.
+template <int Bits>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE Ints row_codes(const std::uint8_t* bytes) noexcept {
+  if constexpr (Bits == 8) {
+    return load_bytes(bytes);
+  } else {
+    static_assert(Bits <= 4);
+    std::int32_t low, high;
+    __builtin_memcpy(&low, bytes, sizeof low), __builtin_memcpy(&high, bytes + Bits, sizeof high);
+    const Ints words = _mm512_mask_set1_epi32(splat(low), 0xff00, high);
+    const Ints shifts =
+        _mm512_set_epi32(7 * Bits, 6 * Bits, 5 * Bits, 4 * Bits, 3 * Bits, 2 * Bits, Bits, 0,
+                         7 * Bits, 6 * Bits, 5 * Bits, 4 * Bits, 3 * Bits, 2 * Bits, Bits, 0);
+    return _mm512_and_si512(_mm512_srlv_epi32(words, shifts), splat((1 << Bits) - 1));
+  }
+}
+
+// Four steps of a part from byte lanes to rows: the 16 codes of row r become bytes
+// [16 place, 16 place + 16), where place is row_place(r).
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE void store_rows_of(Ints a, Ints b, Ints c, Ints d,
+                                       std::uint8_t* bytes) noexcept {
+  const Ints ab_low = _mm512_unpacklo_epi32(a, b), ab_high = _mm512_unpackhi_epi32(a, b);
+  const Ints cd_low = _mm512_unpacklo_epi32(c, d), cd_high = _mm512_unpackhi_epi32(c, d);
+  _mm512_store_si512(bytes, _mm512_unpacklo_epi64(ab_low, cd_low));
+  _mm512_store_si512(bytes + 64, _mm512_unpackhi_epi64(ab_low, cd_low));
+  _mm512_store_si512(bytes + 128, _mm512_unpacklo_epi64(ab_high, cd_high));
+  _mm512_store_si512(bytes + 192, _mm512_unpackhi_epi64(ab_high, cd_high));
+}
+[[nodiscard]] constexpr int row_place(int row) {
+  return row % 4 * 4 + row / 4;
 }
 
 // Lanes of a panel that are rows of the matrix.

@@ -45,7 +45,7 @@ BISUP_ALWAYS_INLINE
     }
 #pragma GCC unroll 4
     for (int q = 0; q < quarters; ++q) {
-      uint8x16_t codes = unpack<Bits, Step>(tile + q * (half_bytes / 2));
+      uint8x16_t codes = unpack_quarter<Bits, Step>(tile + q * (part_bytes / 2));
       if constexpr (Bits == 8) codes = veorq_u8(codes, vdupq_n_u8(128));
       const int8x16_t u = vreinterpretq_s8_u8(codes);
 #pragma GCC unroll 8
@@ -88,7 +88,7 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> 
     for (int h = 0; h < 2; ++h) {
       Ints zero = splat((1 << (Bits - 1)) - offset);
       if constexpr (Affine) {
-        zero = subtract(load_zeros(w.zeros + scale_at + h * half_rows), splat(offset));
+        zero = subtract(load_bytes(w.zeros + scale_at + h * lane_count), splat(offset));
       }
 #pragma GCC unroll 8
       for (int t = 0; t < Tokens; ++t) {
@@ -103,7 +103,7 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> 
       a += panel16::tile_codes, tile += tile_size;
     }
 #pragma GCC unroll 2
-    for (int h = 0; h < 2; ++h, scale_at += half_rows) {
+    for (int h = 0; h < 2; ++h, scale_at += lane_count) {
       const Floats scale = load_scales(w.scales, w.shape.format.scale, scale_at);
 #pragma GCC unroll 8
       for (int t = 0; t < Tokens; ++t) {
@@ -115,7 +115,7 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> 
   }
 #pragma GCC unroll 2
   for (int h = 0; h < 2; ++h) {
-    const int row = panel * panel16::tile_rows + h * half_rows, rows = w.shape.rows - row;
+    const int row = panel * panel16::tile_rows + h * lane_count, rows = w.shape.rows - row;
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t) {
       if (token_scales) sum[h][t] = multiply(sum[h][t], splat(scales[t]));

@@ -29,6 +29,7 @@ struct Mask {  // all ones or zero
   uint32x4_t low, high;
 };
 inline constexpr int lane_count = 8;
+inline constexpr int register_count = 16;  // of two each
 
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Floats splat(float x) noexcept {
@@ -76,6 +77,10 @@ BISUP_ALWAYS_INLINE Floats multiply_subtract(Floats a, Floats b, Floats c) noexc
   return multiply_add(a, b, {vnegq_f32(c.low), vnegq_f32(c.high)});
 }
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE Floats magnitude(Floats x) noexcept {
+  return {vabsq_f32(x.low), vabsq_f32(x.high)};
+}
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE float square_root(float x) noexcept {
   return vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0);
 }
@@ -104,6 +109,11 @@ BISUP_ALWAYS_INLINE Floats select(Mask mask, Floats a, Floats b) noexcept {
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Floats keep(Mask mask, Floats a) noexcept {  // elsewhere zero, NaN or not
   return select(mask, a, splat(0.0f));
+}
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE Ints keep(Mask mask, Ints a) noexcept {
+  return {vandq_s32(a.low, vreinterpretq_s32_u32(mask.low)),
+          vandq_s32(a.high, vreinterpretq_s32_u32(mask.high))};
 }
 // a + b and a b + c where the mask is set, elsewhere a and c.
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
@@ -192,6 +202,20 @@ BISUP_ALWAYS_INLINE Ints load_bytes(const std::uint8_t* from) noexcept {
   return {vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words))),
           vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(words)))};
 }
+// The first `count` lanes, of 0 to 255, as bytes.
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE void store_bytes(std::uint8_t* to, Ints v, int count) noexcept {
+  std::uint8_t bytes[8];
+  vst1_u8(bytes, vqmovun_s16(vcombine_s16(vmovn_s32(v.low), vmovn_s32(v.high))));
+  std::memcpy(to, bytes, static_cast<std::size_t>(count < 8 ? count : 8));
+}
+// 32 numbers of -128 to 127 as bytes.
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE void store_bytes(std::int8_t* to, const Ints (&v)[4]) noexcept {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+    vst1_s8(to + 8 * i, vmovn_s16(vcombine_s16(vmovn_s32(v[i].low), vmovn_s32(v[i].high))));
+}
 
 template <DType Type>
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
@@ -250,6 +274,21 @@ BISUP_ALWAYS_INLINE float sum_lanes(Floats v) noexcept {
   const float32x4_t four = vaddq_f32(v.low, v.high);
   const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
   return vget_lane_f32(vpadd_f32(two, two), 0);
+}
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE std::int32_t sum_lanes(Ints v) noexcept {
+  return vaddvq_s32(vaddq_s32(v.low, v.high));
+}
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE float smallest_lane(Floats v) noexcept {
+  float lanes[8];
+  store(lanes, v);
+  for (int half = 4; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) {
+      lanes[i] = lanes[i] < lanes[i + half] ? lanes[i] : lanes[i + half];
+    }
+  }
+  return lanes[0];
 }
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE float largest_lane(Floats v) noexcept {

@@ -63,7 +63,7 @@ BISUP_OPTIMIZED inline void narrow_gemm(const NarrowView& w, const WordsView& x,
                                         GemmRange range) noexcept {
   const int last = range.last_panel * panel16::tile_rows;
   for (int row = range.first_panel * panel16::tile_rows; row < last && row < w.rows;
-       row += half_rows) {
+       row += lane_count) {
     int token = range.first_token;
     for (; token + 4 <= range.last_token; token += 4) narrow_tile<4>(w, x, y, row, token);
     for (; token < range.last_token; ++token) narrow_tile<1>(w, x, y, row, token);

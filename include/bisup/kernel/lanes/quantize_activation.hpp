@@ -1,38 +1,32 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
-#pragma once
-// How does NEON round activations to 8-bit codes?
+// How are activations rounded to 8-bit codes? Included by each_target.hpp.
 
-#include <bisup/core/platform.hpp>
-#if BISUP_ARM64
-#include <arm_neon.h>
-
-#include <cstddef>
 #include <cstdint>
 
 #include <bisup/core/matrix.hpp>
 #include <bisup/kernel/activation_scale.hpp>
-#include <bisup/kernel/neon/lanes.hpp>
-#include <bisup/kernel/target.hpp>
 #include <bisup/pack/activation.hpp>
 
-namespace bisup::neon {
+namespace bisup::BISUP_LANES {
 
-// The largest magnitude; NaN counts as nothing.
-BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+// The largest magnitude; NaN counts as nothing, because larger() returns its second operand then.
+BISUP_COMPILED_FOR(BISUP_LANES_ISA)
 BISUP_ALWAYS_INLINE float largest_magnitude(const float* x, int count) noexcept {
-  Floats largest = splat(0.0f);
-  for (int i = 0; i < count; i += 8) {
-    const Floats v = load_row(x, i, count);
-    largest = larger({vabsq_f32(v.low), vabsq_f32(v.high)}, largest);
+  Floats even = splat(0.0f), odd = even;
+  int i = 0;
+  for (; i + 2 * lane_count <= count; i += 2 * lane_count) {
+    even = larger(magnitude(load(x + i)), even);
+    odd = larger(magnitude(load(x + i + lane_count)), odd);
   }
-  return largest_lane(largest);
+  for (; i < count; i += lane_count) even = larger(magnitude(load_row(x, i, count)), even);
+  return largest_lane(larger(even, odd));
 }
 
 // Limited by: reading x, twice: the second time from the first-level cache.
-// Registers: the scale, both bounds, a sum and 8 codes.
+// Registers: the scale, both bounds, a sum and 32 codes.
 // Nothing else was tried.
-BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_COMPILED_FOR(BISUP_LANES_ISA)
 inline void quantize_activation(MatrixRef<const float> x, const ActivationFormat& format,
                                 MatrixRef<std::int8_t> codes, MatrixRef<float> scales,
                                 MatrixRef<std::int32_t> sums, int first_token,
@@ -52,23 +46,25 @@ inline void quantize_activation(MatrixRef<const float> x, const ActivationFormat
       const int count = cols - begin < group ? cols - begin : group;
       if (group_scales) scale = activation_scale(format, largest_magnitude(row + begin, count));
       const Floats inverse = splat(1.0f / scale);
-      int32x4_t sum = vdupq_n_s32(0);
+      Ints sum = splat(0);
       const int padded_count = padded - begin < group ? padded - begin : group;
-      for (int i = 0; i < padded_count; i += 8) {
-        // A NaN is the first operand of larger, which then returns the second: the lowest code. The
-        // padding must stay zero even where the inverse is not finite.
-        const Floats level =
-            smaller(larger(multiply(load_row(row + begin, i, count), inverse), low), high);
-        const Ints code = to_ints(keep(first_lanes(count - i), level));
-        sum = vaddq_s32(sum, vaddq_s32(code.low, code.high));
-        const int16x8_t words = vcombine_s16(vmovn_s32(code.low), vmovn_s32(code.high));
-        vst1_s8(out + begin + i, vmovn_s16(words));
+      for (int i = 0; i < padded_count; i += 32) {
+        Ints code[32 / lane_count];
+#pragma GCC unroll 4
+        for (int j = 0; j < 32 / lane_count; ++j) {
+          const int at = i + lane_count * j;
+          const Floats level = multiply(load_row(row + begin, at, count), inverse);
+          // A NaN is the first operand of larger(), which then returns the second: the lowest code.
+          // The padding must stay zero even where the inverse is not finite.
+          code[j] = keep(first_lanes(count - at), to_ints(smaller(larger(level, low), high)));
+          sum = add(sum, code[j]);
+        }
+        store_bytes(out + begin + i, code);
       }
-      sums.data()[t * sums.stride() + g] = vaddvq_s32(sum);
+      sums.data()[t * sums.stride() + g] = sum_lanes(sum);
       if (g < scales.cols()) scales.data()[t * scales.stride() + g] = scale;
     }
   }
 }
 
-}  // namespace bisup::neon
-#endif
+}  // namespace bisup::BISUP_LANES
