@@ -7,12 +7,10 @@
 #include <array>
 #include <cstdint>
 
-#include <bisup/kernel/avx2/attention.hpp>
-#include <bisup/kernel/avx512/attention.hpp>
 #include <bisup/kernel/avx512/kv_words.hpp>
 #include <bisup/kernel/avx512/word_attention.hpp>
 #include <bisup/kernel/dispatch.hpp>
-#include <bisup/kernel/neon/attention.hpp>
+#include <bisup/kernel/float_attention.hpp>
 #include <bisup/kernel/scalar_attention.hpp>
 
 #define BISUP_LOOPS <bisup/kernel/lanes/kv_codes.hpp>

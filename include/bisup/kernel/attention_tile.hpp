@@ -87,6 +87,11 @@ struct RowSpan {
           in_tile(tile.law.first_recent(query))};
 }
 
+// The lowest `n` of a tile's keys, one bit each.
+[[nodiscard]] constexpr std::uint64_t keys_below(int n) {
+  return n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+}
+
 // 2^f for |f| <= 1/2: minimax in the relative error, 2e-9, with 2^0 = 1 exactly.
 inline constexpr float exp2_terms[] = {0x1.41fbbcp-13f,
                                        0x1.5f3e54p-10f,

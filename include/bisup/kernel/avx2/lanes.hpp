@@ -155,6 +155,13 @@ BISUP_ALWAYS_INLINE Floats times_two_to(Floats x, Floats n) noexcept {
   return multiply(multiply(x, bits_as_floats(first)), bits_as_floats(second));
 }
 
+// The same where 2^n is a normal number.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE Floats times_normal_two_to(Floats x, Floats n) noexcept {
+  const Ints exponent = add(to_ints(n), splat(127));
+  return multiply(x, bits_as_floats(_mm256_slli_epi32(exponent, 23)));
+}
+
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE Floats load(const float* from) noexcept {
   return _mm256_loadu_ps(from);
@@ -192,6 +199,12 @@ BISUP_ALWAYS_INLINE void store_bytes(std::int8_t* to, const Ints (&v)[4]) noexce
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE Mask first_lanes(int count) noexcept {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+// Those whose bits are set, the first in the lowest.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE Mask lanes_of(std::uint64_t bits) noexcept {
+  const Ints bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  return _mm256_cmpeq_epi32(_mm256_and_si256(splat(static_cast<std::int32_t>(bits)), bit), bit);
 }
 
 // The first `count` (at most 8) elements from `at` on as floats, then zeros; reads no others.
@@ -242,6 +255,10 @@ BISUP_ALWAYS_INLINE void store_first(float* to, Floats v, int count) noexcept {
   if (count & 1) _mm_store_ss(to, rest);
 }
 
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE float first_lane(Floats v) noexcept {
+  return _mm256_cvtss_f32(v);
+}
 // The sum of 8 lanes in a fixed order.
 BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
 BISUP_ALWAYS_INLINE float sum_lanes(Floats v) noexcept {

@@ -154,6 +154,12 @@ BISUP_ALWAYS_INLINE Floats times_two_to(Floats x, Floats n) noexcept {
   return _mm512_maskz_scalef_ps(0xffff, x, n);
 }
 
+// The same where 2^n is a normal number.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE Floats times_normal_two_to(Floats x, Floats n) noexcept {
+  return times_two_to(x, n);
+}
+
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE Floats load(const float* from) noexcept {
   return _mm512_loadu_ps(from);
@@ -175,6 +181,11 @@ BISUP_ALWAYS_INLINE Ints load_bytes(const std::uint8_t* from) noexcept {
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE Mask first_lanes(int count) noexcept {
   return static_cast<Mask>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1);
+}
+// Those whose bits are set, the first in the lowest.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE Mask lanes_of(std::uint64_t bits) noexcept {
+  return static_cast<Mask>(bits);
 }
 
 // 16 elements from `at` on as floats, zero where the mask is.
@@ -226,6 +237,10 @@ BISUP_ALWAYS_INLINE void store_bytes(std::int8_t* to, const Ints (&v)[2]) noexce
   }
 }
 
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE float first_lane(Floats v) noexcept {
+  return _mm512_cvtss_f32(v);
+}
 // The sum of 16 lanes in a fixed order.
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE float sum_lanes(Floats v) noexcept {

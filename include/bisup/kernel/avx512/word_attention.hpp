@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How does AVX-512 VNNI attend to a tile whose packed keys and values are words? As
-// avx512/attention.hpp, but vpdpwssd sums two dims of a score, or two tokens of a value, where a
+// lanes/attention.hpp, but vpdpwssd sums two dims of a score, or two tokens of a value, where a
 // float product sums one, and codes become words in fewer instructions than floats.
 
 #include <bisup/core/platform.hpp>
@@ -15,10 +15,10 @@
 #include <cstring>
 #include <utility>
 
-#include <bisup/kernel/avx512/attention.hpp>
 #include <bisup/kernel/avx512/kv_words.hpp>
 #include <bisup/kernel/avx512/word_dot.hpp>
 #include <bisup/kernel/even_tiles.hpp>
+#include <bisup/kernel/float_attention.hpp>
 
 BISUP_INTRINSICS_BEGIN
 namespace bisup::avx512_vnni {
@@ -101,8 +101,7 @@ BISUP_ALWAYS_INLINE void to_words(const RowSpan& span, const float* packed,
                                   const float* value_scales, std::int16_t* words,
                                   float& scale) noexcept {
   const KeyRange range = span.packed_keys();
-  const std::uint64_t seen =
-      range.empty() ? 0 : avx512::keys_below(range.last) & ~avx512::keys_below(range.first);
+  const std::uint64_t seen = range.empty() ? 0 : keys_below(range.last) & ~keys_below(range.first);
   __m512 weight[kv_panels];
   __m512i largest = _mm512_setzero_si512();
 #pragma GCC unroll 4
@@ -173,22 +172,15 @@ BISUP_OPTIMIZED void attend_rows(const AttentionTile& tile, int row) noexcept {
     span[r] = row_span(tile, row + r);
     w.exact_keys.include(span[r].exact_keys()), w.packed_keys.include(span[r].packed_keys());
   }
-  const bool exact = !w.exact_keys.empty(), packed = !w.packed_keys.empty();
-  if (!exact && !packed) return;
+  if (w.exact_keys.empty() && w.packed_keys.empty()) return;
   const float* queries = tile.queries + static_cast<std::ptrdiff_t>(row) * tile.dim;
   avx512::score<Rows>(queries, tile.dim, tile.exact_keys, w.exact_keys, w.exact);
   score<Rows>(words, tile.dim, row, w.packed_keys, w.packed);
-  for (int r = 0; r < Rows; ++r) {
-    w.correction[r] = avx512::soften(span[r], exact ? w.exact + r * kv_tile : nullptr,
-                                     packed ? w.packed + r * kv_tile : nullptr,
-                                     tile.maximum[row + r], tile.sum[row + r]);
-  }
+  for (int r = 0; r < Rows; ++r) avx512::soften_row(tile, span[r], row + r, r, w);
   // What was summed before, and exact keys; the packed ones are added behind them.
   const KeyRange packed_keys = std::exchange(w.packed_keys, {});
-  int col = 0;
-  for (; col + 64 <= tile.dim; col += 64) avx512::accumulate<Rows, 4>(tile, w, row, col);
-  for (; col < tile.dim; col += 32) avx512::accumulate<Rows, 2>(tile, w, row, col);
-  if (!packed) return;
+  avx512::accumulate<Rows>(tile, w, row);
+  if (packed_keys.empty()) return;
   WordWeights in_words;
   for (int begin = 0; begin < tile.dim; begin += words.value_group) {
     alignas(64) float scales[kv_tile];
@@ -202,8 +194,8 @@ BISUP_OPTIMIZED void attend_rows(const AttentionTile& tile, int row) noexcept {
                in_words.scale[r]);
     }
     const int end = std::min(begin + words.value_group, tile.dim);
-    for (col = begin; col + 64 <= end; col += 64)
-      accumulate<Rows, 4>(tile, in_words, row, col, packed_keys);
+    int col = begin;
+    for (; col + 64 <= end; col += 64) accumulate<Rows, 4>(tile, in_words, row, col, packed_keys);
     for (; col < end; col += 32) accumulate<Rows, 2>(tile, in_words, row, col, packed_keys);
   }
 }

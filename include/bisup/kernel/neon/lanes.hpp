@@ -179,6 +179,19 @@ BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Mask first_lanes(int count) noexcept {
   return less(lane_numbers(), splat(count));
 }
+// Those whose bits are set, the first in the lowest.
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE Mask lanes_of(std::uint64_t bits) noexcept {
+  constexpr std::uint32_t bit[] = {1, 2, 4, 8, 16, 32, 64, 128};
+  const uint32x4_t all = vdupq_n_u32(static_cast<std::uint32_t>(bits));
+  return {vtstq_u32(all, vld1q_u32(bit)), vtstq_u32(all, vld1q_u32(bit + 4))};
+}
+
+// The same where 2^n is a normal number.
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE Floats times_normal_two_to(Floats x, Floats n) noexcept {
+  return multiply(x, two_to(to_ints(n)));
+}
 
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE Floats load(const float* from) noexcept {
@@ -268,6 +281,10 @@ BISUP_ALWAYS_INLINE void store_first(float* to, Floats v, int count) noexcept {
   if (count & 1) vst1_lane_f32(to, two, 0);
 }
 
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE float first_lane(Floats v) noexcept {
+  return vgetq_lane_f32(v.low, 0);
+}
 // The sum of 8 lanes in a fixed order.
 BISUP_COMPILED_FOR(BISUP_ISA_NEON)
 BISUP_ALWAYS_INLINE float sum_lanes(Floats v) noexcept {
