@@ -7,13 +7,11 @@
 
 #include <array>
 
-#include <bisup/kernel/avx2/dense_gemm.hpp>
 #include <bisup/kernel/avx2/word_gemm.hpp>
-#include <bisup/kernel/avx512/dense_gemm.hpp>
 #include <bisup/kernel/avx512/word_gemm.hpp>
 #include <bisup/kernel/dense_operand.hpp>
 #include <bisup/kernel/dispatch.hpp>
-#include <bisup/kernel/neon/dense_gemm.hpp>
+#include <bisup/kernel/float_gemm.hpp>
 #include <bisup/kernel/scalar_dense.hpp>
 #include <bisup/kernel/word_gemm.hpp>
 
@@ -29,14 +27,17 @@ namespace bisup {
 template <class T = float>
 inline constexpr std::array dense_gemm_kernels = {
 #if BISUP_X86
-    Entry<DenseGemmKernel>{
-        Target::avx512, {12, 4, avx512::dense_panel_rows, avx512::dense_pack, avx512::dense_tile}},
+    Entry<DenseGemmKernel>{Target::avx512,
+                           {avx512::dense_tile_tokens, avx512::dense_tile_step,
+                            avx512::dense_panel_rows, avx512::dense_pack, avx512::dense_tile}},
     Entry<DenseGemmKernel>{Target::avx2,
-                           {6, 2, avx2::dense_panel_rows, avx2::dense_pack, avx2::dense_tile}},
+                           {avx2::dense_tile_tokens, avx2::dense_tile_step, avx2::dense_panel_rows,
+                            avx2::dense_pack, avx2::dense_tile}},
 #endif
 #if BISUP_ARM64
     Entry<DenseGemmKernel>{Target::neon,
-                           {6, 2, neon::dense_panel_rows, neon::dense_pack, neon::dense_tile}},
+                           {neon::dense_tile_tokens, neon::dense_tile_step, neon::dense_panel_rows,
+                            neon::dense_pack, neon::dense_tile}},
 #endif
     Entry<DenseGemmKernel>{
         Target::scalar, {4, 4, scalar::dense_panel_rows, scalar::dense_pack, scalar::dense_tile}},
@@ -48,15 +49,19 @@ inline constexpr std::array word_gemm_kernels = {
 #if BISUP_X86
     Entry<DenseGemmKernel>{
         Target::avx512_vnni,
-        {12, 4, avx512::dense_panel_rows, avx512_vnni::word_pack, avx512_vnni::word_tile}},
-    Entry<DenseGemmKernel>{
-        Target::avx512, {12, 4, avx512::dense_panel_rows, avx512::dense_pack, avx512::dense_tile}},
+        {avx512::dense_tile_tokens, avx512::dense_tile_step, avx512::dense_panel_rows,
+         avx512_vnni::word_pack, avx512_vnni::word_tile}},
+    Entry<DenseGemmKernel>{Target::avx512,
+                           {avx512::dense_tile_tokens, avx512::dense_tile_step,
+                            avx512::dense_panel_rows, avx512::dense_pack, avx512::dense_tile}},
     Entry<DenseGemmKernel>{Target::avx2,
-                           {6, 2, avx2::dense_panel_rows, avx2::word_pack, avx2::word_tile}},
+                           {avx2::dense_tile_tokens, avx2::dense_tile_step, avx2::dense_panel_rows,
+                            avx2::word_pack, avx2::word_tile}},
 #endif
 #if BISUP_ARM64
     Entry<DenseGemmKernel>{Target::neon,
-                           {6, 2, neon::dense_panel_rows, neon::dense_pack, neon::dense_tile}},
+                           {neon::dense_tile_tokens, neon::dense_tile_step, neon::dense_panel_rows,
+                            neon::dense_pack, neon::dense_tile}},
 #endif
     Entry<DenseGemmKernel>{
         Target::scalar, {4, 4, scalar::dense_panel_rows, scalar::dense_pack, scalar::dense_tile}},

@@ -302,5 +302,29 @@ BISUP_ALWAYS_INLINE Floats hadamard_of_lanes(Floats x) noexcept {
   return butterfly<0xf0>(x, _mm256_permute2f128_ps(x, x, 1));
 }
 
+// So many registers as there are lanes, rows for columns.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX2)
+BISUP_ALWAYS_INLINE void transpose(Floats (&a)[8]) noexcept {
+  __m256 b[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    a[4 * i] = _mm256_shuffle_ps(b[4 * i], b[4 * i + 2], 0x44);
+    a[4 * i + 1] = _mm256_shuffle_ps(b[4 * i], b[4 * i + 2], 0xee);
+    a[4 * i + 2] = _mm256_shuffle_ps(b[4 * i + 1], b[4 * i + 3], 0x44);
+    a[4 * i + 3] = _mm256_shuffle_ps(b[4 * i + 1], b[4 * i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m256 low = _mm256_permute2f128_ps(a[j], a[4 + j], 0x20);
+    a[4 + j] = _mm256_permute2f128_ps(a[j], a[4 + j], 0x31);
+    a[j] = low;
+  }
+}
+
 }  // namespace bisup::avx2
 #endif

@@ -1,7 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How does AVX2 multiply packed tiles of words? As avx2/dense_gemm.hpp, but vpmaddwd and vpaddd
+// How does AVX2 multiply packed tiles of words? As lanes/dense_gemm.hpp, but vpmaddwd and vpaddd
 // take two k where one multiply-add of floats takes one. The layout is that of
 // kernel/word_gemm.hpp.
 // Limit: by their ports Zen 3 begins two vpmaddwd and two vpaddd a cycle, which is twice the k of
@@ -17,8 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <bisup/kernel/avx2/dense_gemm.hpp>
 #include <bisup/kernel/avx2/lanes.hpp>
+#include <bisup/kernel/float_gemm.hpp>
 #include <bisup/kernel/word_gemm.hpp>
 
 namespace bisup::avx2 {

@@ -289,6 +289,39 @@ BISUP_ALWAYS_INLINE Floats hadamard_of_lanes(Floats x) noexcept {
   return butterfly(x, _mm512_maskz_shuffle_f32x4(0xffff, x, x, 0x4e), 0xff00);
 }
 
+// So many registers as there are lanes, rows for columns.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE void transpose(Floats (&a)[16]) noexcept {
+  __m512 b[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    b[2 * i] = _mm512_maskz_unpacklo_ps(0xffff, a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm512_maskz_unpackhi_ps(0xffff, a[2 * i], a[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {  // a[4i + j]: column j of the four 4 x 4 blocks of rows 4i ...
+    const __m512d p0 = _mm512_castps_pd(b[4 * i]), p1 = _mm512_castps_pd(b[4 * i + 1]);
+    const __m512d p2 = _mm512_castps_pd(b[4 * i + 2]), p3 = _mm512_castps_pd(b[4 * i + 3]);
+    a[4 * i] = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, p0, p2));
+    a[4 * i + 1] = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, p0, p2));
+    a[4 * i + 2] = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, p1, p3));
+    a[4 * i + 3] = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, p1, p3));
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512 low01 = _mm512_maskz_shuffle_f32x4(0xffff, a[j], a[4 + j], 0x88);
+    const __m512 high01 = _mm512_maskz_shuffle_f32x4(0xffff, a[j], a[4 + j], 0xdd);
+    const __m512 low23 = _mm512_maskz_shuffle_f32x4(0xffff, a[8 + j], a[12 + j], 0x88);
+    const __m512 high23 = _mm512_maskz_shuffle_f32x4(0xffff, a[8 + j], a[12 + j], 0xdd);
+    b[j] = _mm512_maskz_shuffle_f32x4(0xffff, low01, low23, 0x88);
+    b[4 + j] = _mm512_maskz_shuffle_f32x4(0xffff, high01, high23, 0x88);
+    b[8 + j] = _mm512_maskz_shuffle_f32x4(0xffff, low01, low23, 0xdd);
+    b[12 + j] = _mm512_maskz_shuffle_f32x4(0xffff, high01, high23, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) a[i] = b[i];
+}
+
 }  // namespace bisup::avx512
 BISUP_INTRINSICS_END
 #endif

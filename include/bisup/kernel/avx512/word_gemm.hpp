@@ -1,7 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How does AVX-512 VNNI multiply packed tiles of words? As avx512/dense_gemm.hpp, but vpdpwssd sums
+// How does AVX-512 VNNI multiply packed tiles of words? As lanes/dense_gemm.hpp, but vpdpwssd sums
 // two k where a float product sums one. The layout is that of kernel/word_gemm.hpp.
 // Limit: as many vpdpwssd a cycle as float products, each of twice as many; 24 for 14 loads.
 // Registers: 24 sums, 2 of weights, 1 broadcast.
@@ -15,10 +15,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <bisup/kernel/avx512/dense_gemm.hpp>
 #include <bisup/kernel/avx512/kv_words.hpp>
 #include <bisup/kernel/avx512/lanes.hpp>
 #include <bisup/kernel/avx512/word_dot.hpp>
+#include <bisup/kernel/float_gemm.hpp>
 #include <bisup/kernel/word_gemm.hpp>
 
 BISUP_INTRINSICS_BEGIN

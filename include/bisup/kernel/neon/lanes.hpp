@@ -335,5 +335,31 @@ BISUP_ALWAYS_INLINE Floats hadamard_of_lanes(Floats x) noexcept {
   return {vaddq_f32(x.low, x.high), vsubq_f32(x.low, x.high)};
 }
 
+// So many registers as there are lanes, rows for columns.
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE void transpose(float32x4_t& a, float32x4_t& b, float32x4_t& c,
+                                   float32x4_t& d) noexcept {
+  const float32x4_t ab_even = vtrn1q_f32(a, b), ab_odd = vtrn2q_f32(a, b);
+  const float32x4_t cd_even = vtrn1q_f32(c, d), cd_odd = vtrn2q_f32(c, d);
+  a = vcombine_f32(vget_low_f32(ab_even), vget_low_f32(cd_even));
+  b = vcombine_f32(vget_low_f32(ab_odd), vget_low_f32(cd_odd));
+  c = vcombine_f32(vget_high_f32(ab_even), vget_high_f32(cd_even));
+  d = vcombine_f32(vget_high_f32(ab_odd), vget_high_f32(cd_odd));
+}
+
+BISUP_COMPILED_FOR(BISUP_ISA_NEON)
+BISUP_ALWAYS_INLINE void transpose(Floats (&a)[8]) noexcept {
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    transpose(a[i].low, a[i + 1].low, a[i + 2].low, a[i + 3].low);
+    transpose(a[i].high, a[i + 1].high, a[i + 2].high, a[i + 3].high);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const float32x4_t from = a[i].high;
+    a[i].high = a[4 + i].low, a[4 + i].low = from;
+  }
+}
+
 }  // namespace bisup::neon
 #endif
