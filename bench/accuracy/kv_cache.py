@@ -37,7 +37,7 @@ PEER = {"q8_0": 8.5, "q4_0": 4.5}  # bits a number of llama.cpp's caches, scales
 BESIDE_PEER = ("per token and head", "fitted")  # kinds that are measured as the peer is, too
 
 
-MADE_BY = "\n\nMade by `python3 bench/accuracy/kv_cache.py MODEL TEXT`.\n"
+COMMAND = "`python3 bench/accuracy/kv_cache.py MODEL TEXT`"
 
 
 def ask(arguments, *options):
@@ -159,7 +159,7 @@ def table(results, contexts):
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     beside = sorted((r for r in measured(results) if r.get("score_from")), key=lambda r: -r["bits"])
     if beside:
-        lines += ["", f"The second half of windows of {max(contexts)} tokens scored, as llama.cpp does it:", "",
+        lines += ["", f"The second half of windows of {max(contexts)} tokens scored, as llama.cpp does it, by {COMMAND}:", "",
                   "| policy | bits | gap | KL | windows |", "|---|---:|---:|---:|---:|"]
         lines += [f"| {r['name']} | {r['bits']:.2f} | {r['gap']:.4f} | {r['kl']:.5f} \u00b1 {r['kl_stderr']:.5f} | "
                   f"{r['windows']} |" for r in beside]
@@ -228,7 +228,7 @@ def main():
     with open(path, encoding="utf-8") as file:
         text = file.read()
     text = re.sub(r"(<!-- measured -->\n).*?(<!-- /measured -->)",
-                  lambda m: m.group(1) + table(results, arguments.contexts) + MADE_BY + m.group(2), text, flags=re.S)
+                  lambda m: m.group(1) + f"By {COMMAND}:\n\n" + table(results, arguments.contexts) + "\n" + m.group(2), text, flags=re.S)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 

@@ -142,6 +142,34 @@ TEST_CASE("dense products do not depend on the number of threads nor on the toke
   });
 }
 
+TEST_CASE("packing writes its tile, zeros where lines are absent, and nothing behind") {
+  constexpr int count = 43, all = 32;
+  for (const auto& entry : dense_gemm_kernels<float>) {
+    if (!runs_here(entry.target)) continue;
+    const DenseGemmKernel& kernel = entry.function;
+    for (const bool columns : {false, true}) {
+      std::vector<float> from(all * count);
+      for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<float>(i + 1);
+      const DenseOperand operand{from.data(), DType::f32, columns ? all : count, columns};
+      for (int width = kernel.tile_step; width <= kernel.tile_tokens; width += kernel.tile_step) {
+        for (int lines = 1; lines <= width; ++lines) {
+          CAPTURE(name(entry.target), columns, width, lines);
+          std::vector<float> out(static_cast<std::size_t>(count * width) + 16, untouched);
+          kernel.pack(operand, 0, lines, 0, count, width, out.data());
+          for (int i = 0; i < count * width + 16; ++i) {
+            const int k = i / width, line = i % width;
+            const float expected = k >= count      ? untouched
+                                   : line >= lines ? 0.0f
+                                   : columns       ? static_cast<float>(k * all + line + 1)
+                                                   : static_cast<float>(line * count + k + 1);
+            REQUIRE(out[static_cast<std::size_t>(i)] == expected);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("shapes that do not fit are refused") {
   ThreadPool pool(1);
   DenseProblem p(DType::f32, 4, 6, 8);
