@@ -159,7 +159,8 @@ def table(results, contexts):
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     beside = sorted((r for r in measured(results) if r.get("score_from")), key=lambda r: -r["bits"])
     if beside:
-        lines += ["", f"The second half of windows of {max(contexts)} tokens scored, as llama.cpp does it, by {COMMAND}:", "",
+        lines += ["", f"The second half of windows of {max(contexts)} tokens scored, as llama.cpp does it, "
+                      f"by {COMMAND}:", "",
                   "| policy | bits | gap | KL | windows |", "|---|---:|---:|---:|---:|"]
         lines += [f"| {r['name']} | {r['bits']:.2f} | {r['gap']:.4f} | {r['kl']:.5f} \u00b1 {r['kl_stderr']:.5f} | "
                   f"{r['windows']} |" for r in beside]
@@ -228,7 +229,8 @@ def main():
     with open(path, encoding="utf-8") as file:
         text = file.read()
     text = re.sub(r"(<!-- measured -->\n).*?(<!-- /measured -->)",
-                  lambda m: m.group(1) + f"By {COMMAND}:\n\n" + table(results, arguments.contexts) + "\n" + m.group(2), text, flags=re.S)
+                  lambda m: f"{m.group(1)}By {COMMAND}:\n\n{table(results, arguments.contexts)}\n{m.group(2)}",
+                  text, flags=re.S)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 
