@@ -45,8 +45,7 @@ struct DenseProblem {
     w = {type == DType::f32  ? static_cast<const void*>(w_floats.data())
          : type == DType::i8 ? static_cast<const void*>(w_codes.data())
                              : w_bits.data(),
-         type, rows,
-         cols};
+         type, rows, cols};
     x = x_store.ref().rows(1, tokens).cols(3, cols);
     y = y_store.ref().rows(1, tokens).cols(2, rows);
     std::fill_n(y_store.data(), y_store.rows() * y_store.cols(), untouched);
