@@ -132,7 +132,7 @@ BISUP_ALWAYS_INLINE
 #pragma GCC unroll 8
   for (int p = 0; p < Panels; ++p) {
     const int row = (panel + p) * panel16::tile_rows;
-    const auto mask = static_cast<__mmask16>(row_mask(panel + p < last_panel ? rows - row : 0));
+    const __mmask16 mask = first_lanes(panel + p < last_panel ? rows - row : 0);
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t) {
       if (token_scales) sum[p][t] = _mm512_mul_ps(sum[p][t], _mm512_set1_ps(scales[t]));

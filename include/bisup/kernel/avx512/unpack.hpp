@@ -135,11 +135,6 @@ BISUP_ALWAYS_INLINE void store_rows_of(Ints a, Ints b, Ints c, Ints d,
   return row % 4 * 4 + row / 4;
 }
 
-// Lanes of a panel that are rows of the matrix.
-[[nodiscard]] constexpr unsigned row_mask(int rows_left) {
-  return rows_left >= 16 ? 0xffffu : rows_left <= 0 ? 0u : (1u << rows_left) - 1u;
-}
-
 }  // namespace bisup::avx512
 BISUP_INTRINSICS_END
 #endif

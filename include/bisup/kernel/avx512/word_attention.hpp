@@ -168,11 +168,7 @@ BISUP_OPTIMIZED void attend_rows(const AttentionTile& tile, int row) noexcept {
   const WordTile& words = *tile.words;
   avx512::RowWeights w;
   RowSpan span[Rows];
-  for (int r = 0; r < Rows; ++r) {
-    span[r] = row_span(tile, row + r);
-    w.exact_keys.include(span[r].exact_keys()), w.packed_keys.include(span[r].packed_keys());
-  }
-  if (w.exact_keys.empty() && w.packed_keys.empty()) return;
+  if (!avx512::find_keys(tile, row, span, w)) return;
   const float* queries = tile.queries + static_cast<std::ptrdiff_t>(row) * tile.dim;
   avx512::score<Rows>(queries, tile.dim, tile.exact_keys, w.exact_keys, w.exact);
   score<Rows>(words, tile.dim, row, w.packed_keys, w.packed);

@@ -155,6 +155,18 @@ struct RowWeights {
   KeyRange exact_keys{}, packed_keys{};  // that any of the rows sees
 };
 
+// Which keys Rows rows see, each and together; false if none.
+template <int Rows>
+BISUP_COMPILED_FOR(BISUP_LANES_ISA)
+BISUP_ALWAYS_INLINE bool find_keys(const AttentionTile& tile, int row, RowSpan (&span)[Rows],
+                                   RowWeights& w) noexcept {
+  for (int r = 0; r < Rows; ++r) {
+    span[r] = row_span(tile, row + r);
+    w.exact_keys.include(span[r].exact_keys()), w.packed_keys.include(span[r].packed_keys());
+  }
+  return !w.exact_keys.empty() || !w.packed_keys.empty();
+}
+
 // Scores of row r of the tile, the `at`th of w, become its weights.
 BISUP_COMPILED_FOR(BISUP_LANES_ISA)
 BISUP_ALWAYS_INLINE void soften_row(const AttentionTile& tile, const RowSpan& span, int r, int at,
@@ -229,11 +241,7 @@ BISUP_COMPILED_FOR(BISUP_LANES_ISA)
 BISUP_OPTIMIZED void attend_rows(const AttentionTile& tile, int row) noexcept {
   RowWeights w;
   RowSpan span[Rows];
-  for (int r = 0; r < Rows; ++r) {
-    span[r] = row_span(tile, row + r);
-    w.exact_keys.include(span[r].exact_keys()), w.packed_keys.include(span[r].packed_keys());
-  }
-  if (w.exact_keys.empty() && w.packed_keys.empty()) return;
+  if (!find_keys(tile, row, span, w)) return;
   const float* queries = tile.queries + static_cast<std::ptrdiff_t>(row) * tile.dim;
   score<Rows>(queries, tile.dim, tile.exact_keys, w.exact_keys, w.exact);
   score<Rows>(queries, tile.dim, tile.packed_keys, w.packed_keys, w.packed);
