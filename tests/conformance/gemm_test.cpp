@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <iostream>
+#include <type_traits>
 #include <vector>
 
 #include <bisup_test.hpp>
@@ -67,6 +68,21 @@ void require_conforms(const Entry<GemmFn>& entry, const PackedPanels& w, const A
   }
 }
 
+#if BISUP_X86
+template <bool UnpackOnce>
+GemmFn panels_of(const Format& format) {
+  return with_bits(format.bits, [&]<int Bits>() -> GemmFn {
+    const auto of = []<bool Affine>(std::bool_constant<Affine>) -> GemmFn {
+      return [](const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
+                GemmRange range) noexcept {
+        avx512::gemm_panels<Bits, Affine>(w, x, y, range, UnpackOnce);
+      };
+    };
+    return format.affine() ? of(std::true_type{}) : of(std::false_type{});
+  });
+}
+#endif
+
 void check(const Format& format, int rows, int cols, int tokens, bool token_scales) {
   INFO(describe(format, rows, cols, tokens)
        << (token_scales ? ", token scales" : ", group scales"));
@@ -80,6 +96,13 @@ void check(const Format& format, int rows, int cols, int tokens, bool token_scal
     if (entry.target == target && runs_here(target))
       require_conforms(entry, w.panels, x.view(), expected.ref());
   }
+#if BISUP_X86
+  // Which of the two ways gemm takes depends on the processor; here both.
+  for (const GemmFn function : {panels_of<false>(format), panels_of<true>(format)}) {
+    if (runs_here(Target::avx512_vnni))
+      require_conforms({Target::avx512_vnni, function}, w.panels, x.view(), expected.ref());
+  }
+#endif
 }
 
 }  // namespace

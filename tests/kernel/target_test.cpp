@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/kernel/target.hpp>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <string>
 
 #include <bisup_test.hpp>
@@ -51,12 +53,20 @@ TEST_CASE("inclusion is an order with scalar below everything") {
   REQUIRE_FALSE(includes(Target::neon, Target::avx2));
 }
 
+TEST_CASE("who makes the processor says whether its wide instructions share ports") {
+  std::ifstream file("/proc/cpuinfo");
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  if (text.find("vendor_id") == std::string::npos) return;
+  REQUIRE(wide_vectors_share_ports() == (text.find("GenuineIntel") != std::string::npos));
+}
+
 TEST_CASE("BISUP_TARGET forces a target, and a wrong one is an error that names it") {
   {
     const Forced none("");
     const auto best = find_target();
     REQUIRE(best);
-    // Not only by inclusion: Zen 5 has avx_vnni and avx512_vnni, of which neither includes the other.
+    // Not only by inclusion: Zen 5 has avx_vnni and avx512_vnni, of which neither includes the
+    // other.
     for (const Target target : all_targets) {
       if (runs_here(target)) REQUIRE(target <= *best);
     }

@@ -117,6 +117,16 @@ namespace detail {
   }
 }
 
+// Whether every 512-bit instruction takes one of the two ports that multiply: so it is on Intel.
+// AMD has four, of which two multiply.
+[[nodiscard]] inline bool wide_vectors_share_ports() {
+#if BISUP_X86
+  return __builtin_cpu_is("intel") != 0;
+#else
+  return false;
+#endif
+}
+
 [[nodiscard]] inline std::optional<Target> target_named(std::string_view text) {
   for (const Target target : all_targets) {
     if (name(target) == text) return target;

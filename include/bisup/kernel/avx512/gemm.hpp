@@ -21,6 +21,20 @@
 BISUP_INTRINSICS_BEGIN
 namespace bisup::avx512 {
 
+// sum += the four products of every lane. As an instruction for g++ 12, which gives the intrinsic's
+// result a register of its own (of the vpdpbusd peak on Zen 4, W4 by groups of 32: .84 beside .81);
+// clang 14 does without, and worse with it (.73).
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE void add_products(__m512i& sum, __m512i u, __m512i a) noexcept {
+#if defined(__GNUC__) && !defined(__clang__)
+  __m512i moved = sum;
+  asm("vpdpbusd {%2, %1, %0|%0, %1, %2}" : "+v"(moved) : "v"(u), "v"(a));
+  sum = moved;
+#else
+  sum = _mm512_dpbusd_epi32(sum, u, a);
+#endif
+}
+
 // One step: four codes of 16 Panels rows against Tokens tokens.
 template <int Bits, int Step, int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
@@ -34,7 +48,7 @@ BISUP_ALWAYS_INLINE
   for (int t = 0; t < Tokens; ++t) {
     const __m512i b = broadcast_codes(a + t * stride + 4 * Step);
 #pragma GCC unroll 8
-    for (int p = 0; p < Panels; ++p) dot[p][t] = _mm512_dpbusd_epi32(dot[p][t], u[p], b);
+    for (int p = 0; p < Panels; ++p) add_products(dot[p][t], u[p], b);
   }
 }
 
@@ -50,14 +64,14 @@ struct PanelCodes {
 
 // Tokens tokens by 16 Panels rows: adds groups [first_group, last_group) to sum, which is in units
 // of a token's scale if that is the same for all groups. Codes of ZeroBits bits lie in Bits.
-// Limited by: the multiply ports; one vpdpbusd of 64 products per 1 (or 0.5) clocks. Where all
-// 512-bit instructions share those ports (Intel), a group of 32 codes in 6 x 2 tiles takes 96
-// vpdpbusd beside 24 to scale: 0.80 of the peak, of 128 codes 0.94. Unpacking 4 bits in the loop is
-// 24 more of every 96: 0.66 and 0.75.
-// Registers: Tokens * Panels integer sums, as many float sums, Panels codes, 1 broadcast, masks.
-// Lost: asking for the next panels' lines while 16 tokens pass, evenly or at once, and taking the
-// columns in blocks: weights from memory stay at .65 of the rate from cache; huge pages give .72.
-// Not tried: activations packed by token tile (it costs a pass).
+// Limited by: the multiply ports; one vpdpbusd of 64 products per 1 (or 0.5) clocks. A group of 32
+// codes in 6 x 2 tiles takes 96 vpdpbusd beside 12 vfmadd on the same ports: 0.89 of the peak, of
+// 128 codes 0.97. Where all 512-bit instructions share those ports (Intel), conversions do too:
+// 0.80 and 0.94, and unpacking 4 bits in the loop is 24 more of every 96: 0.66 and 0.75. Registers:
+// Tokens * Panels integer sums, as many float sums, Panels codes, 1 broadcast, masks. Lost: asking
+// for the next panels' lines while 16 tokens pass, evenly or at once, and taking the columns in
+// blocks: weights from memory stay at .65 of the rate from cache; huge pages give .72. Not tried:
+// activations packed by token tile (it costs a pass).
 template <int Bits, int ZeroBits, bool Affine, int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 BISUP_ALWAYS_INLINE
@@ -121,7 +135,24 @@ BISUP_ALWAYS_INLINE
   }
 }
 
-// Writes sums to y; panels from last_panel on do not exist.
+// Asks for the lines that store_sums will write: y leaves the caches between two tiles of a token,
+// and 12 lines that all miss at the end of a tile are 3 % of a product of 500 tokens (Zen 4).
+template <int Tokens, int Panels>
+BISUP_ALWAYS_INLINE void ask_for_sums(MatrixRef<float> y, int panel, int last_panel,
+                                      int token) noexcept {
+#pragma GCC unroll 8
+  for (int t = 0; t < Tokens; ++t) {
+    const float* const row = y.data() + (token + t) * y.stride();
+#pragma GCC unroll 8
+    for (int p = 0; p < Panels; ++p) {
+      const int index = panel + p < last_panel ? panel + p : last_panel - 1;
+      __builtin_prefetch(row + index * panel16::tile_rows, 1, 3);
+    }
+  }
+}
+
+// Writes sums to y; panels from last_panel on do not exist. A whole panel has no mask: stores with
+// one are slow on Zen 4.
 template <int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 BISUP_ALWAYS_INLINE
@@ -137,7 +168,11 @@ BISUP_ALWAYS_INLINE
     for (int t = 0; t < Tokens; ++t) {
       if (token_scales) sum[p][t] = _mm512_mul_ps(sum[p][t], _mm512_set1_ps(scales[t]));
       float* const at = y.data() + (token + t) * y.stride() + row;
-      _mm512_mask_storeu_ps(at, mask, sum[p][t]);
+      if (mask == 0xffff) {
+        _mm512_storeu_ps(at, sum[p][t]);
+      } else {
+        _mm512_mask_storeu_ps(at, mask, sum[p][t]);
+      }
     }
   }
 }
@@ -150,6 +185,7 @@ void gemm_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> 
   const int row_tiles = x.padded_cols / panel16::tile_codes;
   const int group = w.shape.format.group;
   PanelCodes<Panels> codes{{}, {}, w.scales, w.shape.format.scale, w.zeros};
+  ask_for_sums<Tokens, Panels>(y, panel, last_panel, token);
   __m512 sum[Panels][Tokens];
 #pragma GCC unroll 8
   for (int p = 0; p < Panels; ++p) {
@@ -251,31 +287,41 @@ void unpacked_panels(const PackedPanels& w, const ActivationView& x, MatrixRef<f
   }
 }
 
-// Fewer tokens take more panels at once. A token's result does not depend on the tile it is in.
+// As gemm; from `many` tokens on codes are unpacked once for all of them if unpack_once.
 template <int Bits, bool Affine>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
-void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
-          GemmRange range) noexcept {
+void gemm_panels(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
+                 GemmRange range, bool unpack_once) noexcept {
   constexpr int many = 64;  // tokens; below, 4 bits lose by it
   const int last = range.last_panel, tokens = range.last_token - range.first_token;
   const int step = tokens <= 2 ? 4 : 2;  // panels
   const int group = w.shape.format.group;
-  const bool unpacks =
-      Bits < 8 && tokens >= many && group > 0 && group <= UnpackedPanels::block_codes;
+  unpack_once = unpack_once && tokens >= many && group > 0 && group <= UnpackedPanels::block_codes;
   for (int p = range.first_panel; p < last; p += step) {
     if constexpr (Bits < 8) {
       constexpr int most = UnpackedPanels::most_tokens;
-      for (int t = range.first_token; unpacks && t < range.last_token; t += most) {
+      for (int t = range.first_token; unpack_once && t < range.last_token; t += most) {
         const int end = range.last_token - t < most ? range.last_token : t + most;
         unpacked_panels<Bits, Affine>(w, x, y, p, last, t, end);
       }
-      if (unpacks) continue;
+      if (unpack_once) continue;
     }
     each_tile(range.first_token, range.last_token, [&]<int Tokens>(int token) {
       constexpr int panels = Tokens <= 2 ? 4 : 2;
       gemm_tile<Bits, Affine, Tokens, panels>(w, x, y, p, last, token);
     });
   }
+}
+
+// Fewer tokens take more panels at once. A token's result does not depend on the tile it is in.
+// Unpacking once pays where the instructions that unpack would take the place of products;
+// elsewhere they run beside them (Zen 4, W4 by groups of 128: .92 of the peak beside .86).
+template <int Bits, bool Affine>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
+          GemmRange range) noexcept {
+  static const bool unpack_once = wide_vectors_share_ports();
+  gemm_panels<Bits, Affine>(w, x, y, range, unpack_once);
 }
 
 }  // namespace bisup::avx512
