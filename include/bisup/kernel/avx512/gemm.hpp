@@ -14,26 +14,14 @@
 #include <cstring>
 
 #include <bisup/core/matrix.hpp>
+#include <bisup/kernel/avx512/code_dot.hpp>
+#include <bisup/kernel/avx512/few_tokens.hpp>
 #include <bisup/kernel/avx512/unpack.hpp>
 #include <bisup/kernel/even_tiles.hpp>
 #include <bisup/kernel/scalar.hpp>
 
 BISUP_INTRINSICS_BEGIN
 namespace bisup::avx512 {
-
-// sum += the four products of every lane. As an instruction for g++ 12, which gives the intrinsic's
-// result a register of its own (of the vpdpbusd peak on Zen 4, W4 by groups of 32: .84 beside .81);
-// clang 14 does without, and worse with it (.73).
-BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
-BISUP_ALWAYS_INLINE void add_products(__m512i& sum, __m512i u, __m512i a) noexcept {
-#if defined(__GNUC__) && !defined(__clang__)
-  __m512i moved = sum;
-  asm("vpdpbusd {%2, %1, %0|%0, %1, %2}" : "+v"(moved) : "v"(u), "v"(a));
-  sum = moved;
-#else
-  sum = _mm512_dpbusd_epi32(sum, u, a);
-#endif
-}
 
 // One step: four codes of 16 Panels rows against Tokens tokens.
 template <int Bits, int Step, int Tokens, int Panels>
@@ -147,32 +135,6 @@ BISUP_ALWAYS_INLINE void ask_for_sums(MatrixRef<float> y, int panel, int last_pa
     for (int p = 0; p < Panels; ++p) {
       const int index = panel + p < last_panel ? panel + p : last_panel - 1;
       __builtin_prefetch(row + index * panel16::tile_rows, 1, 3);
-    }
-  }
-}
-
-// Writes sums to y; panels from last_panel on do not exist. A whole panel has no mask: stores with
-// one are slow on Zen 4.
-template <int Tokens, int Panels>
-BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
-BISUP_ALWAYS_INLINE
-    void store_sums(const ActivationView& x, MatrixRef<float> y, int rows, int panel,
-                    int last_panel, int token, __m512 (&sum)[Panels][Tokens]) noexcept {
-  const bool token_scales = x.scale_groups == 1;
-  const float* scales = x.scales + static_cast<std::ptrdiff_t>(token) * x.scale_groups;
-#pragma GCC unroll 8
-  for (int p = 0; p < Panels; ++p) {
-    const int row = (panel + p) * panel16::tile_rows;
-    const __mmask16 mask = first_lanes(panel + p < last_panel ? rows - row : 0);
-#pragma GCC unroll 8
-    for (int t = 0; t < Tokens; ++t) {
-      if (token_scales) sum[p][t] = _mm512_mul_ps(sum[p][t], _mm512_set1_ps(scales[t]));
-      float* const at = y.data() + (token + t) * y.stride() + row;
-      if (mask == 0xffff) {
-        _mm512_storeu_ps(at, sum[p][t]);
-      } else {
-        _mm512_mask_storeu_ps(at, mask, sum[p][t]);
-      }
     }
   }
 }
@@ -294,7 +256,7 @@ void gemm_panels(const PackedPanels& w, const ActivationView& x, MatrixRef<float
                  GemmRange range, bool unpack_once) noexcept {
   constexpr int many = 64;  // tokens; below, 4 bits lose by it
   const int last = range.last_panel, tokens = range.last_token - range.first_token;
-  const int step = tokens <= 2 ? 4 : 2;  // panels
+  constexpr int step = UnpackedPanels::panels;
   const int group = w.shape.format.group;
   unpack_once = unpack_once && tokens >= many && group > 0 && group <= UnpackedPanels::block_codes;
   for (int p = range.first_panel; p < last; p += step) {
@@ -307,13 +269,17 @@ void gemm_panels(const PackedPanels& w, const ActivationView& x, MatrixRef<float
       if (unpack_once) continue;
     }
     each_tile(range.first_token, range.last_token, [&]<int Tokens>(int token) {
-      constexpr int panels = Tokens <= 2 ? 4 : 2;
-      gemm_tile<Bits, Affine, Tokens, panels>(w, x, y, p, last, token);
+      if constexpr (Tokens <= few_tokens<Bits>) {
+        for (int i = p; i < p + step && i < last; ++i)
+          few_tokens_tile<Bits, Affine, Tokens>(w, x, y, i, token);
+      } else {
+        gemm_tile<Bits, Affine, Tokens, step>(w, x, y, p, last, token);
+      }
     });
   }
 }
 
-// Fewer tokens take more panels at once. A token's result does not depend on the tile it is in.
+// A token's result does not depend on the tile it is in.
 // Unpacking once pays where the instructions that unpack would take the place of products;
 // elsewhere they run beside them (Zen 4, W4 by groups of 128: .92 of the peak beside .86).
 template <int Bits, bool Affine>
