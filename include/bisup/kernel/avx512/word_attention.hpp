@@ -32,6 +32,14 @@ BISUP_ALWAYS_INLINE __m512i two_words(const std::int16_t* at) noexcept {
   return _mm512_set1_epi32(bits);
 }
 
+// Loaded once: g++ would load it again for each row, and loads, not products, would be the limit.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE __m512i load_once(const std::int16_t* at) noexcept {
+  __m512i words = _mm512_loadu_si512(at);
+  asm("" : "+v"(words));
+  return words;
+}
+
 // Scores of Rows queries, from `row` on, with the keys of Panels panels from `first` on.
 template <int Rows, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
@@ -46,14 +54,17 @@ BISUP_ALWAYS_INLINE
 #pragma GCC unroll 4
       for (int p = 0; p < Panels; ++p) sum[r][p] = _mm512_setzero_si512();
     }
-    for (int d = begin; d < end; d += 2) {
+    const std::int16_t* words[Panels];
+#pragma GCC unroll 4
+    for (int p = 0; p < Panels; ++p) words[p] = tile.keys[first + p].words + begin * kv_panel;
+    const std::int16_t* at = queries + begin;
+    for (int d = begin; d < end; d += 2, at += 2) {
       __m512i key[Panels];
 #pragma GCC unroll 4
-      for (int p = 0; p < Panels; ++p)
-        key[p] = _mm512_loadu_si512(tile.keys[first + p].words + d * kv_panel);
+      for (int p = 0; p < Panels; ++p) key[p] = load_once(words[p]), words[p] += 2 * kv_panel;
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
-        const __m512i query = two_words(queries + static_cast<std::ptrdiff_t>(r) * dim + d);
+        const __m512i query = two_words(at + static_cast<std::ptrdiff_t>(r) * dim);
 #pragma GCC unroll 4
         for (int p = 0; p < Panels; ++p) multiply_add(sum[r][p], query, key[p]);
       }
@@ -141,7 +152,7 @@ BISUP_ALWAYS_INLINE void accumulate(const AttentionTile& tile, const WordWeights
     for (int j = begin; j < end; j += 2, values += 2 * tile.dim) {
       __m512i value[Vectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) value[v] = _mm512_loadu_si512(values + v * 32);
+      for (int v = 0; v < Vectors; ++v) value[v] = load_once(values + v * 32);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
         const __m512i weight = two_words(w.words + r * kv_tile + j);
