@@ -1,10 +1,11 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Who does the work? One pool with dynamic claiming: parallel_for hands out task indices one by
-// one, so a core that another program slows down holds nobody else up. Workers spin for tens of
-// microseconds and then sleep. Results never depend on the number of threads, because a task is
-// computed by exactly one worker and tasks have fixed sizes.
+// Who does the work? One pool: every worker takes the tasks of its own share in order, as what lies
+// side by side is read fastest by one core, and then those that others have not begun, so a core
+// that another program slows down holds nobody else up. Workers spin for tens of microseconds and
+// then sleep. Results never depend on the number of threads, because a task is computed by exactly
+// one worker and tasks have fixed sizes.
 
 #include <atomic>
 #include <chrono>
@@ -31,6 +32,7 @@ class ThreadPool {
   // Throws std::system_error where the system has not so many threads to give.
   explicit ThreadPool(int threads = available()) : threads_(threads) {
     BISUP_EXPECTS(threads >= 1);
+    shares_ = std::vector<Share>(static_cast<std::size_t>(threads));
 #if BISUP_EXCEPTIONS
     try {
       start_workers();
@@ -84,9 +86,13 @@ class ThreadPool {
     using Function = std::remove_reference_t<Body>;
     call_ = [](void* f, int task, int worker) { (*static_cast<Function*>(f))(task, worker); };
     function_ = const_cast<void*>(static_cast<const void*>(std::addressof(body)));
-    tasks_ = tasks;
     failure_ = nullptr;
-    next_.store(0, std::memory_order_relaxed);
+    for (int i = 0, begin = 0; i < threads_; ++i) {
+      Share& share = shares_[static_cast<std::size_t>(i)];
+      share.next.store(begin, std::memory_order_relaxed);
+      begin += (tasks - begin) / (threads_ - i);
+      share.end = begin;
+    }
     {
       const std::lock_guard lock(mutex_);
       const std::uint64_t call = state_.load(std::memory_order_relaxed) / call_unit + 1;
@@ -135,19 +141,25 @@ class ThreadPool {
 
   void claim(int worker) noexcept {
     inside_ = this, worker_ = worker;
-    for (int task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) {
-#if BISUP_EXCEPTIONS
-      try {
-        call_(function_, task, worker);
-      } catch (...) {
-        const std::lock_guard lock(mutex_);
-        if (!failure_) failure_ = std::current_exception();
-      }
-#else
-      call_(function_, task, worker);
-#endif
+    for (int i = 0; i < threads_; ++i) {
+      Share& share = shares_[static_cast<std::size_t>((worker + i) % threads_)];
+      for (int task; (task = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)
+        run(task, worker);
     }
     inside_ = nullptr, worker_ = 0;
+  }
+
+  void run(int task, int worker) noexcept {
+#if BISUP_EXCEPTIONS
+    try {
+      call_(function_, task, worker);
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+#else
+    call_(function_, task, worker);
+#endif
   }
 
   // Closes the call, so that a worker that has not even started (its core belongs to another
@@ -196,6 +208,12 @@ class ThreadPool {
   // state_: number of the call | open | workers inside it
   static constexpr std::uint64_t active_mask = 0xffff, open_bit = 0x10000, call_unit = 0x20000;
 
+  // Tasks next ... end - 1 that nobody has begun.
+  struct alignas(64) Share {
+    std::atomic<int> next = 0;
+    int end = 0;
+  };
+
   static inline thread_local ThreadPool* inside_ = nullptr;
   static inline thread_local int worker_ = 0;
 
@@ -208,9 +226,8 @@ class ThreadPool {
 
   void (*call_)(void*, int, int) = nullptr;
   void* function_ = nullptr;
-  int tasks_ = 0;
   std::exception_ptr failure_;
-  alignas(64) std::atomic<int> next_ = 0;
+  std::vector<Share> shares_;  // of the workers
   alignas(64) std::atomic<std::uint64_t> state_ = 0;
   std::vector<std::thread> workers_;
 };
