@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # bash tests/run.sh            installs what is missing, builds with g++, runs every test
-# bash tests/run.sh --full     and clang, sanitizers, ARM64, install consumers, headers alone, some mutants
+# bash tests/run.sh --full     and clang, sanitizers, ARM64, install consumers, benchmarks, headers alone, some mutants
 # bash tests/run.sh --oracle   compares with other implementations, installed from PyPI
 # Quiet; what each step printed lies in build/logs/. A second run builds only what changed.
 set -u
@@ -59,6 +59,7 @@ build_and_test asan -LE 'habits|must_not_compile|once' -E command/resume
 stage "ARM64 in an emulator" bash tests/arm64.sh
 stage "headers alone" bash tests/headers_alone.sh
 stage "install consumers" bash tests/install/run.sh
+stage "benchmarks" bash tests/benchmarks.sh
 stage "mutants (a daily sample)" python3 tests/mutants/run.py --sample 12 --seconds 120
 tail -4 "build/logs/mutants-(a-daily-sample).log"
 tail -8 build/logs/install-consumers.log

@@ -40,6 +40,7 @@ struct Weights {
         case DType::f32: reinterpret_cast<float*>(bytes.data())[i] = v; break;
         case DType::f16: reinterpret_cast<Half*>(bytes.data())[i] = to_half(v); break;
         case DType::bf16: reinterpret_cast<BFloat16*>(bytes.data())[i] = to_bfloat16(v); break;
+        case DType::i8: break;  // not among the types below
       }
     }
   }

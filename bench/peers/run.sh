@@ -12,7 +12,7 @@ model=$cache/SmolLM2-135M-Instruct.Q4_1.gguf
 [ -f "$model" ] || { echo "the model is missing: bash examples/demo.sh gets it" >&2; exit 1; }
 bash cmake/install_packages.sh libbenchmark-dev libdnnl-dev python3-venv
 cmake --preset release -B build/bench -DBISUP_BUILD_BENCH=ON -DBISUP_BUILD_TESTS=OFF > build/bench.log &&
-  cmake --build build/bench --target bench_peers_product bench_peers_onednn >> build/bench.log ||
+  cmake --build build/bench >> build/bench.log ||
   { tail -20 build/bench.log >&2; exit 1; }
 programs=$(bash bench/peers/llama_cpp.sh)
 python=$cache/peers/bin/python

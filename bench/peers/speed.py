@@ -28,7 +28,7 @@ PROMPT, GENERATED = 512, 32
 
 
 class Pair:
-    """One of our runs beside one of a peer's. kind: prefill, decode or product."""
+    """One of our runs beside one of a peer's. kind: prefill, decode, product, or weights read by one token."""
 
     def __init__(self, peer, model, kind, depth, scheme, ours, file, theirs, threads, target, method="rtn"):
         self.peer, self.model, self.kind, self.depth, self.threads = peer, model, kind, depth, threads
@@ -84,6 +84,20 @@ def pairs():
         shape = f"{sizes[0]}x{sizes[1]}x512" if type_ == "rank_update" else f"512x{sizes[0]}x{sizes[1]}"
         made.append(Pair("oneDNN", shape.replace("x", " x "), "product", 0, type_, [f"{type_}/{shape}/"],
                          type_.split("_")[0].replace("rank", "f32"), [], 1, target))
+    return made + limits()
+
+
+def limits():
+    """Ours beside what the machine could do, measured by the same program: not shown among the peers."""
+    made = []
+    for bits, group, target in ((8, 128, .90), (4, 128, .90), (4, 32, .84), (3, 128, .82), (2, 128, .90), (5, 128, .78),
+                                (6, 128, .78), (8, 0, .93), (4, 0, .93)):
+        of = f"g{group}" if group else "channel"
+        made.append(Pair("limit", "504 x 5632 x 2048", "product", 0, f"W{bits}A8-{of}",
+                         ["gemm", f"gemm/int{bits}_{of}/panel16/.*/token/504/"], "peak", [], 1, target))
+    for bits, target in ((8, .95), (6, None), (5, None), (4, .90), (3, .78), (2, .82)):
+        made.append(Pair("limit", "1 x 5632 x 2048", "weights", 0, f"W{bits}A8-g128",
+                         ["gemv", f"gemv/int{bits}_g128/"], "read bandwidth", [], 1, target))
     return made
 
 
@@ -187,6 +201,14 @@ class Runner:
                 "theirs": {"rate": result["GOPS"] / result["of_oneDNN"],
                            "build": "oneDNN " + told["context"]["oneDNN"]}}
 
+    def limit(self, pair):
+        """The strongest target is the first that the program runs; GOPS and its peak, or GB/s and the bandwidth."""
+        program, name = pair.ours
+        told = json.loads(self.run(os.path.join(self.options.benches, f"bench_ops_{program}"),
+                                   f"--benchmark_filter={name}", "--benchmark_format=json"))["benchmarks"][0]
+        rate, share = (("GOPS", "of_peak") if program == "gemm" else ("GB/s", "of_bandwidth"))
+        return {"ours": {"rate": told[rate]}, "theirs": {"rate": told[rate] / told[share], "build": ""}}
+
     def llama(self, pair):
         prompt, generated = pair.sizes()
         told = json.loads(self.run(
@@ -213,6 +235,7 @@ def measure(options, results):
             if len(rounds) > number:
                 continue
             rounds.append(runner.both(pair) if pair.peer == "oneDNN" else
+                          runner.limit(pair) if pair.peer == "limit" else
                           runner.depths(pair) if pair.peer == "bisup" and pair.depth else
                           {"ours": runner.ours(pair), "theirs": runner.theirs(pair)})
             last = rounds[-1]
@@ -233,6 +256,9 @@ def summary(rounds):
             "of_bandwidth": middle(of_bandwidth) if of_bandwidth else None, "rounds": len(rounds)}
 
 
+UNITS = {"product": "GOPS", "weights": "GB/s"}
+
+
 def tables(results):
     text = ""
     for name, measured in results.items():
@@ -248,7 +274,7 @@ def tables(results):
             reach = "" if pair.target is None else (
                 "" if s["ratio"] >= pair.target else "**missed** ") + f"\u2265 {pair.target:.3g}"
             share = "" if s["of_bandwidth"] is None else f"{s['of_bandwidth']:.0%}"
-            unit = "GOPS" if pair.kind == "product" else "t/s"
+            unit = UNITS.get(pair.kind, "t/s")
             text += (f"| {label(pair)} | {pair.threads} | {s['ours']:.1f} {unit} | "
                      f"{s['theirs']:.1f} {unit} | {s['ratio']:.2f} | {reach} | {' / '.join(s['bytes'])} | {share} | "
                      f"{s['rounds']} |\n")
@@ -257,13 +283,13 @@ def tables(results):
 
 
 def label(pair):
-    peer = "" if pair.peer == "bisup" else f"{pair.peer} "
+    peer = "" if pair.peer in ("bisup", "limit") else f"{pair.peer} "
     return pair.work.replace("/ ", "/ " + peer)
 
 
 def ratios(results):
     """One thread beside each peer, a column a processor: what the README shows."""
-    shown = [pair for pair in pairs() if pair.threads == 1 and pair.peer not in ("oneDNN", "bisup")]
+    shown = [pair for pair in pairs() if pair.threads == 1 and pair.peer not in ("oneDNN", "bisup", "limit")]
     text = "Made by `bash bench/peers/run.sh`, how many times as fast as the peer with one thread:\n\n"
     text += "| work, ours / theirs | " + " | ".join(results) + " |\n|---|" + "---:|" * len(results) + "\n"
     for pair in shown:
@@ -275,7 +301,7 @@ def ratios(results):
 
 def chart(results):
     bars = [(name, pair, summary(measured[pair.name])["ratio"]) for name, measured in results.items()
-            for pair in pairs() if pair.name in measured]
+            for pair in pairs() if pair.name in measured and pair.peer != "limit"]
     left, row, width = 500, 20, 920
     most = max(5.0, *(ratio for _, _, ratio in bars))
     x = lambda ratio: left + (width - left - 60) * ratio / most

@@ -82,6 +82,25 @@ TEST_CASE("two tasks really run at the same time") {
   CHECK(met);
 }
 
+TEST_CASE("a worker that is held up keeps nothing but the task it has") {
+  ThreadPool pool(2);
+  for (int call = 0; call < 20; ++call) {
+    std::atomic<int> others = 0;
+    bool in_time = false;
+    pool.parallel_for(8, [&](int task, int) {
+      if (task != 4) {
+        ++others;
+        return;
+      }
+      // The first task of the second share waits for those behind it.
+      const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+      while (others < 7 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+      in_time = others == 7;
+    });
+    REQUIRE(in_time);
+  }
+}
+
 TEST_CASE("an exception arrives at the caller and the pool goes on") {
   for (const int threads : {1, 3}) {
     ThreadPool pool(threads);
