@@ -67,9 +67,13 @@ void narrow_tile(const NarrowView& w, const WordsView& x, MatrixRef<float> y, in
     for (int t = 0; t < Tokens; ++t) {
       float* const at = y.data() + (token + t) * y.stride() + row;
       const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[token + t]));
-      const __m512 sum =
-          _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[p][t]), both, _mm512_maskz_loadu_ps(mask, at));
-      _mm512_mask_storeu_ps(at, mask, sum);
+      const __m512 products = _mm512_cvtepi32_ps(dot[p][t]);
+      if (mask == 0xffff) {
+        _mm512_storeu_ps(at, _mm512_fmadd_ps(products, both, _mm512_loadu_ps(at)));
+      } else {
+        const __m512 before = _mm512_maskz_loadu_ps(mask, at);
+        _mm512_mask_storeu_ps(at, mask, _mm512_fmadd_ps(products, both, before));
+      }
     }
   }
 }
