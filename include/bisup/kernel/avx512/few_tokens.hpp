@@ -61,7 +61,7 @@ BISUP_ALWAYS_INLINE
 
 // Tokens tokens by the 16 rows of one panel, all columns; every sum as in gemm_tile, to the bit.
 // Limited by: memory; 32 codes of 16 rows are 64 Bits bytes and, for one token and 2 bits, 8
-// vpdpbusd and 7 others.
+// vpdpbusd, 8 masks and 8 broadcasts.
 // Registers: 8 / Bits sums a token, its float sum, 1 code, 1 broadcast, masks.
 // Lost, Zen 4, one token, of the read bandwidth (this: W8 .87, W4 .88, W3 .85, W2 .73): four panels
 // at once with shifted codes .81 .71 .60 .53, and asking memory ahead for them .92 .76 .66 .60; for

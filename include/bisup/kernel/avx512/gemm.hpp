@@ -55,11 +55,12 @@ struct PanelCodes {
 // Limited by: the multiply ports; one vpdpbusd of 64 products per 1 (or 0.5) clocks. A group of 32
 // codes in 6 x 2 tiles takes 96 vpdpbusd beside 12 vfmadd on the same ports: 0.89 of the peak, of
 // 128 codes 0.97. Where all 512-bit instructions share those ports (Intel), conversions do too:
-// 0.80 and 0.94, and unpacking 4 bits in the loop is 24 more of every 96: 0.66 and 0.75. Registers:
-// Tokens * Panels integer sums, as many float sums, Panels codes, 1 broadcast, masks. Lost: asking
-// for the next panels' lines while 16 tokens pass, evenly or at once, and taking the columns in
-// blocks: weights from memory stay at .65 of the rate from cache; huge pages give .72. Not tried:
-// activations packed by token tile (it costs a pass).
+// 0.80 and 0.94, and unpacking 4 bits in the loop is 24 more of every 96: 0.66 and 0.75.
+// Registers: Tokens * Panels integer sums, as many float sums, Panels codes, 1 broadcast, masks.
+// Lost: asking for the next panels' lines while 16 tokens pass, evenly or at once, and taking the
+// columns in blocks: weights from memory stay at .65 of the rate from cache; huge pages give .72.
+// Asking for them while 504 tokens pass, and starting sums by a broadcast from memory: no faster.
+// Not tried: activations packed by token tile (it costs a pass).
 template <int Bits, int ZeroBits, bool Affine, int Tokens, int Panels>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 BISUP_ALWAYS_INLINE
