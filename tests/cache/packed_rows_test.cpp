@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include <bisup_test.hpp>
-#include <cache/word_rounding.hpp>
+#include <cache/integer_rounding.hpp>
 #include <normals.hpp>
 
 namespace {
@@ -80,7 +80,7 @@ TEST_CASE("packed rows are what attention reads") {
               weights[static_cast<std::size_t>(t)] / sum * static_cast<double>(values(t, d));
         // Some hundred float operations on values of about 1, the kernels' 2^x within 2^-20.
         CHECK(std::fabs(expected - static_cast<double>(out(0, d))) <
-              0x1p-15 + bisup_test::word_rounding(head_dim, 4, 1.5, 4));
+              0x1p-15 + bisup_test::integer_rounding(head_dim, 4, 1.5, 4));
       }
     }
   }

@@ -29,7 +29,8 @@ inline Matrix<float> random_matrix(Random& random, int rows, int cols) {
 struct PlainSide {
   bool keys;
   int layer;
-  std::vector<std::vector<float>> exact = {}, rounded = {}, steps = {};  // steps: scales of the rounded
+  std::vector<std::vector<float>> exact = {}, rounded = {},
+                                  steps = {};                    // steps: scales of the rounded
   std::vector<float> center = {};                                // [kv_heads * head_dim]
   std::map<std::pair<int, int>, GroupParameters> channels = {};  // by panel and channel
 
@@ -194,7 +195,7 @@ class PlainCache {
       const int first = shape_.window == 0 ? 0 : std::max(query - shape_.window + 1, 0);
       std::vector<double> weight, result(q.size());
       double largest = -1e300, magnitude = 0, value_magnitude = 0, query_rounding = 0;
-      const bool words = in_words(head / group);
+      const bool codes = as_codes(head / group);
       float largest_query = 0;
       for (const float x : q) largest_query = std::max(largest_query, std::abs(x));
       for (int j = first; j <= query; ++j) {
@@ -203,11 +204,13 @@ class PlainCache {
         for (int d = 0; d < dim; ++d) {
           score += static_cast<double>(q[static_cast<std::size_t>(d)]) * key[d];
           size_of_score += std::abs(static_cast<double>(q[static_cast<std::size_t>(d)]) * key[d]);
-          size_of_key += std::abs(static_cast<double>(key[d]) - keys_.middle(head / group * dim + d));
+          size_of_key +=
+              std::abs(static_cast<double>(key[d]) - keys_.middle(head / group * dim + d));
         }
-        // Half a step of the query's words, of which the largest is 16383.
-        if (words && !exact(query, j)) {
-          query_rounding = std::max(query_rounding, 0.51 / word_levels * largest_query * size_of_key / std::sqrt(dim));
+        // Half a step of the query's integers, of which the largest is two_byte_levels.
+        if (codes && !exact(query, j)) {
+          query_rounding = std::max(query_rounding, 0.51 / two_byte_levels * largest_query *
+                                                        size_of_key / std::sqrt(dim));
         }
         weight.push_back(score / std::sqrt(dim));
         magnitude = std::max(magnitude, size_of_score / std::sqrt(dim)),
@@ -229,15 +232,17 @@ class PlainCache {
       // correction; both sums of n weights add n u; a rotation of the result log2(dim) u sqrt(dim).
       // A centered key is rounded once more here, which the magnitude of its score holds.
       const double n = query - first + 1, u = 0x1p-24;
-      const double in_weight = (dim + 6) * u * magnitude + 8 * u + (n / 64 + 2) * 6 * u + query_rounding;
+      const double in_weight =
+          (dim + 6) * u * magnitude + 8 * u + (n / 64 + 2) * 6 * u + query_rounding;
       const double bound =
           value_magnitude *
           (2 * in_weight + 2 * n * u + (policy_.rotate_values ? 16 * std::sqrt(dim) * u : 0));
       for (int d = 0; d < dim; ++d) {
         const double error =
             std::abs(result[static_cast<std::size_t>(d)] - out(row, head * dim + d));
-        const double of_words = words ? word_rounding(query, first, head / group, d, weight) / sum : 0;
-        worst = std::max(worst, std::isfinite(error) ? error / (bound + of_words) : 1e9);
+        const double of_integers =
+            codes ? weight_rounding(query, first, head / group, d, weight) / sum : 0;
+        worst = std::max(worst, std::isfinite(error) ? error / (bound + of_integers) : 1e9);
       }
     }
     return worst;
@@ -252,28 +257,32 @@ class PlainCache {
            kv_head * shape_.head_dim;
   }
   // Whether the kernel multiplies integers (kernel/attention_tile.hpp).
-  [[nodiscard]] bool in_words(int kv_head) const {
+  [[nodiscard]] bool as_codes(int kv_head) const {
     const KvEntry entry = policy_.entry(keys_.layer, kv_head, shape_.kv_heads);
-    return attention_kernels().query_words != nullptr && !entry.keys.exact() && !entry.keys.channels &&
-           !entry.values.exact();
+    return attention_kernels().query_bytes != nullptr && !entry.keys.exact() &&
+           !entry.keys.channels && !entry.values.exact();
   }
-  // What rounding weights times scales to words of 15 bits, 64 keys together, makes of the sum of one
-  // dim of values: half a step for each key, a little more as the step is rounded too. A rotation of
-  // the result spreads what happens in any dim.
-  [[nodiscard]] double word_rounding(int query, int first, int kv_head, int dim, const std::vector<double>& weight) const {
-    const int from = policy_.rotate_values ? 0 : dim, to = policy_.rotate_values ? shape_.head_dim : dim + 1;
+  // What rounding weights times scales to integers of two bytes, 64 keys together, makes of the sum
+  // of one dim of values: half a step, which may be that of the largest weight and the largest
+  // scale, for each key; a little more as the step is rounded too. A rotation of the result spreads
+  // what happens in any dim.
+  [[nodiscard]] double weight_rounding(int query, int first, int kv_head, int dim,
+                                       const std::vector<double>& weight) const {
+    const int from = policy_.rotate_values ? 0 : dim,
+              to = policy_.rotate_values ? shape_.head_dim : dim + 1;
     double total = 0;
     for (int tile = first / kv_tile * kv_tile; tile <= query; tile += kv_tile) {
       for (int d = from; d < to; ++d) {
-        double largest = 0, levels = 0;
+        double largest_weight = 0, largest_step = 0, levels = 0;
         for (int j = std::max(tile, first); j < std::min(tile + kv_tile, query + 1); ++j) {
           if (exact(query, j)) continue;
           const auto at = static_cast<std::size_t>(kv_head * shape_.head_dim + d);
           const double step = values_.steps[static_cast<std::size_t>(j)][at];
-          largest = std::max(largest, weight[static_cast<std::size_t>(j - first)] * step);
+          largest_weight = std::max(largest_weight, weight[static_cast<std::size_t>(j - first)]);
+          largest_step = std::max(largest_step, step);
           if (step > 0) levels += std::abs(values_.rounded[static_cast<std::size_t>(j)][at]) / step;
         }
-        total += 0.51 / word_levels * largest * levels;
+        total += 0.51 / two_byte_levels * largest_weight * largest_step * levels;
       }
     }
     return policy_.rotate_values ? total / std::sqrt(shape_.head_dim) : total;

@@ -6,7 +6,7 @@
 
 #include <bisup_test.hpp>
 #include "plain_cache.hpp"
-#include "word_rounding.hpp"
+#include "integer_rounding.hpp"
 
 namespace {
 
@@ -70,7 +70,7 @@ TEST_CASE("a rounded prompt is read as a cache reads tokens that it has rounded"
         // Turned back and turned again in floats: 12 additions of numbers below 32, half an ulp
         // each. A score may then be off by 8 times that (a query is as long as 8 of its numbers).
         CHECK(largest_difference(attended(rounded, rows, queries), expected) <
-              12 * 32 * 0x1p-24 * 8 + bisup_test::word_rounding(head_dim, 6, 1.5, 6));
+              12 * 32 * 0x1p-24 * 8 + bisup_test::integer_rounding(head_dim, 6, 1.5, 6));
         CHECK(largest_difference(attended(exact, rows, queries), expected) > 0.25 / (1 << bits));
       }
     }

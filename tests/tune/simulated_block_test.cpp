@@ -174,9 +174,9 @@ TEST_CASE("and with everything rounded, but for values at a tie") {
       moved += most > bound ? 1 : 0;
       REQUIRE(most <= 0.01 * largest(expected));
     }
-    // Where attention multiplies words of 15 bits, its values lie as far apart again.
-    const bool words = attention_kernels().query_words != nullptr;
-    CHECK(moved <= (words ? wide_tokens / 2 : wide_tokens / 4));
+    // Where attention multiplies integers of two bytes, its values lie as far apart again.
+    const bool integers = attention_kernels().query_bytes != nullptr;
+    CHECK(moved <= (integers ? wide_tokens / 2 : wide_tokens / 4));
   }
 }
 

@@ -7,8 +7,8 @@
 #include <array>
 #include <cstdint>
 
-#include <bisup/kernel/avx512/kv_words.hpp>
-#include <bisup/kernel/avx512/word_attention.hpp>
+#include <bisup/kernel/avx512/code_attention.hpp>
+#include <bisup/kernel/avx512/kv_bytes.hpp>
 #include <bisup/kernel/dispatch.hpp>
 #include <bisup/kernel/float_attention.hpp>
 #include <bisup/kernel/scalar_attention.hpp>
@@ -38,13 +38,14 @@ struct AttentionKernels {
   std::array<ReadKeys, 9> keys, channel_keys;  // by bits
   std::array<ReadValues, 9> values;
 
-  // Of targets whose attend() multiplies integers where a tile has words; null where it does not.
-  using ReadWords = void (*)(const std::uint8_t* codes, const std::uint8_t* zeros,
-                             const KvPanel& panel, std::int16_t* out) noexcept;
-  using QueryWords = void (*)(const float* row, const float* center, int dim, std::int16_t* words,
-                              float* scale, float* with_center) noexcept;
-  std::array<ReadWords, 9> key_words = {}, value_words = {};  // by bits
-  QueryWords query_words = nullptr;
+  // Of targets whose attend() multiplies integers where a tile has codes; null where it does not,
+  // and for codes that lie in the cache as they are read.
+  using ReadBytes = void (*)(const std::uint8_t* codes, const KvPanel& panel,
+                             std::uint8_t* out) noexcept;
+  using QueryBytes = void (*)(const float* row, const float* center, int dim, int group,
+                              const QueryRow& to) noexcept;
+  std::array<ReadBytes, 9> key_bytes = {}, value_bytes = {};  // by bits
+  QueryBytes query_bytes = nullptr;
 };
 
 #if BISUP_X86
@@ -69,19 +70,18 @@ inline constexpr AttentionKernels avx512_attention{
 constexpr AttentionKernels avx512_vnni_attention() {
   AttentionKernels kernels = avx512_attention;
   kernels.attend = avx512_vnni::attend;
-  kernels.key_words = {
-      nullptr, nullptr, avx512::key_words<2>, avx512::key_words<3>, avx512::key_words<4>, nullptr,
-      nullptr, nullptr, avx512::key_words<8>};
-  kernels.value_words = {nullptr,
+  kernels.key_bytes = {nullptr, nullptr, avx512::key_bytes<2>, avx512::key_bytes<3>,
+                       avx512::key_bytes<4>};
+  kernels.value_bytes = {nullptr,
                          nullptr,
-                         avx512::value_words<2>,
-                         avx512::value_words<3>,
-                         avx512::value_words<4>,
-                         nullptr,
+                         avx512::value_bytes<2>,
+                         avx512::value_bytes<3>,
+                         avx512::value_bytes<4>,
                          nullptr,
                          nullptr,
-                         avx512::value_words<8>};
-  kernels.query_words = avx512::query_words;
+                         nullptr,
+                         avx512::value_bytes<8>};
+  kernels.query_bytes = avx512::query_bytes;
   return kernels;
 }
 

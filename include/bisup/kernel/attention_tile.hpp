@@ -16,24 +16,36 @@
 
 namespace bisup {
 
-// A packed panel for kernels that multiply integers: its codes without their zero points, as words
-// of 16 bits, two by two as products of pairs read them. Of keys [dim / 4][2][16][2]: pair p of
-// four dims holds dims p and p + 2 of each token. Of values [8][dim][2]: two tokens side by side.
-struct WordPanel {
-  const std::int16_t* words = nullptr;
-  const Half* scales = nullptr;  // [groups][16]
+// A packed panel for kernels that multiply integers, a byte a code. Of keys [dim / 4][16][4], as
+// codes of 8 bits lie in the cache; of values [4][dim][4]: four tokens side by side.
+struct CodePanel {
+  const std::uint8_t *codes = nullptr, *zeros = nullptr;  // zeros: [groups][16]
+  const Half* scales = nullptr;                           // the same
 };
 
-// What such kernels read of a tile instead of its packed floats. Queries are words as well, in the
-// order of keys, each row with one scale: 15 bits, so that rounding them is far below rounding keys
-// to 8 bits. A sum of 512 products of such a word with a code of 8 bits stays below 2^31.
-inline constexpr int word_levels = 16383, most_word_dims = 512;
-struct WordTile {
-  const std::int16_t* queries = nullptr;  // [rows, dim]
-  const float* query_scales = nullptr;    // [rows]
-  const float* query_centers = nullptr;   // [rows]: products with what keys are stored without
-  WordPanel keys[kv_panels] = {}, values[kv_panels] = {};
-  int key_group = 0, value_group = 0;  // dims that share a scale, at most most_word_dims
+// What such kernels read of a tile instead of its packed floats. A query's numbers are integers of
+// two bytes, 256 large + small, both with a sign, and one scale a row: rounding them is far below
+// rounding keys to 8 bits. The sum of 256 such numbers times codes without their zero points, of 8
+// bits and a sign, stays below 2^31.
+inline constexpr int two_byte_levels = 127 * 256 + 127, most_code_dims = 256;
+struct CodeTile {
+  const std::int8_t* queries = nullptr;      // [rows, dim / 4][2][4]: large bytes, small ones
+  const std::int32_t* query_sums = nullptr;  // [rows, groups of keys]
+  const float* query_scales = nullptr;       // [rows]
+  const float* query_centers = nullptr;      // [rows]: products with what keys are stored without
+  CodePanel keys[kv_panels] = {}, values[kv_panels] = {};
+  int key_group = 0, value_group = 0;  // dims that share a scale, at most most_code_dims
+
+  [[nodiscard]] constexpr int key_groups(int dim) const {
+    return (dim + key_group - 1) / key_group;
+  }
+};
+
+// Where the kernel writes one row of such queries.
+struct QueryRow {
+  std::int8_t* bytes;
+  std::int32_t* sums;
+  float *scale, *center;
 };
 
 struct AttentionTile {
@@ -49,13 +61,12 @@ struct AttentionTile {
   const float* packed_keys[kv_panels] = {};   // the same, dequantized
   const float* exact_values[kv_panels] = {};  // [16][dim] each
   const float* packed_values[kv_panels] = {};
-  const WordTile* words = nullptr;  // where there are packed words instead of packed floats
+  const CodeTile* codes = nullptr;  // where there are packed codes instead of packed floats
 };
 
 // Keys first ... last - 1 of a tile; empty to begin with.
 struct KeyRange {
   int first = kv_tile, last = 0;
-
   [[nodiscard]] constexpr bool empty() const { return first >= last; }
   constexpr void include(KeyRange other) {
     if (other.empty()) return;

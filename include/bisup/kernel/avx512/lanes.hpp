@@ -11,6 +11,7 @@
 #if BISUP_X86
 #include <immintrin.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -74,6 +75,15 @@ BISUP_ALWAYS_INLINE Floats multiply_subtract(Floats a, Floats b, Floats c) noexc
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE Floats magnitude(Floats x) noexcept {
   return _mm512_abs_ps(x);
+}
+// Magnitudes are ordered as integers, and NaN is above all.
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE Ints magnitude_bits(Floats x) noexcept {
+  return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
+}
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
+BISUP_ALWAYS_INLINE float largest_magnitude(Ints bits) noexcept {
+  return std::bit_cast<float>(_mm512_reduce_max_epi32(bits));
 }
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512)
 BISUP_ALWAYS_INLINE float square_root(float x) noexcept {

@@ -15,7 +15,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <bisup/kernel/avx512/kv_words.hpp>
 #include <bisup/kernel/avx512/lanes.hpp>
 #include <bisup/kernel/avx512/word_dot.hpp>
 #include <bisup/kernel/float_gemm.hpp>

@@ -1,7 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How much may the result of attention move because the kernel multiplies words of 15 bits
+// How much may the result of attention move because the kernel multiplies integers of two bytes
 // (kernel/attention_tile.hpp)? Not at all where it does not.
 
 #include <bisup/kernel/attention.hpp>
@@ -10,9 +10,9 @@
 namespace bisup_test {
 
 // query, value: the largest magnitudes; key: the root of the mean square of its numbers, at most.
-inline double word_rounding(int dim, double query, double key, double value) {
-  if (bisup::attention_kernels().query_words == nullptr) return 0;
-  const double half_step = 0.51 / bisup::word_levels;
+inline double integer_rounding(int dim, double query, double key, double value) {
+  if (bisup::attention_kernels().query_bytes == nullptr) return 0;
+  const double half_step = 0.51 / bisup::two_byte_levels;
   // Half a step of the query in each of dim products, divided by the root of dim.
   const double score = half_step * query * key * std::sqrt(dim);
   // A weight errs by that of itself and so does their sum; then each of a tile's keys by half a step
