@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include <bisup/core/contract.hpp>
 #include <bisup/core/matrix.hpp>
+#include <bisup/core/platform.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/kernel/avx2/gemm.hpp>
 #include <bisup/kernel/avx2/narrow_gemm.hpp>
@@ -100,6 +102,19 @@ struct Beside {
   WordsView x;
 };
 
+namespace detail {
+
+// Few columns of a task's panels are asked for while their many columns are multiplied: they lie
+// elsewhere, and a processor expects nothing where it reads 4 KB at a time. SmolLM2 by bisup_atom
+// decodes 1.09 times as fast on Zen 4. Inlined, or g++ finds that the call has no effect.
+BISUP_ALWAYS_INLINE void ask_for(const NarrowView& w, GemmRange range) noexcept {
+  const std::int8_t* const end = w.panel(range.last_panel);
+  for (const std::int8_t* at = w.panel(range.first_panel); at < end; at += 64)
+    __builtin_prefetch(at, 0, 2);
+}
+
+}  // namespace detail
+
 // y[t, r] = sum over c of w[r, c] x[t, c], with x as quantized for w's groups, plus what stands
 // beside, added while y is near. The same bits for any number of threads and whatever other tokens
 // share the call.
@@ -120,6 +135,7 @@ inline void gemm(const PackedPanels& w, const ActivationView& x, std::span<const
   const GemmTasks tasks(shape, x.tokens);
   pool.parallel_for(tasks.count(), [&](int task, int) {
     const GemmRange range = tasks.range(task, shape, x.tokens);
+    for (const Beside& more : beside) detail::ask_for(more.weights, range);
     kernel(w, x, y, range);
     for (const Beside& more : beside) narrow(more.weights, more.x, y, range);
   });
