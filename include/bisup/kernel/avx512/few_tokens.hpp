@@ -59,13 +59,23 @@ BISUP_ALWAYS_INLINE
   }
 }
 
+// Codes of so few bits are asked for a page ahead: what a processor expects by itself stops at the
+// page's end, and few bits reach that end sooner than it has begun anew. Into the first level.
+inline constexpr int bytes_ahead = 4096;
+template <int Bits>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE void ask_for(const std::uint8_t* tile) noexcept {
+#pragma GCC unroll 8
+  for (int v = 0; v < Bits; ++v) __builtin_prefetch(tile + v * panel16::vector_bytes, 0, 3);
+}
+
 // Tokens tokens by the 16 rows of one panel, all columns; every sum as in gemm_tile, to the bit.
 // Limited by: memory; 32 codes of 16 rows are 64 Bits bytes and, for one token and 2 bits, 8
 // vpdpbusd, 8 masks and 8 broadcasts.
 // Registers: 8 / Bits sums a token, its float sum, 1 code, 1 broadcast, masks.
-// Lost, Zen 4, one token, of the read bandwidth (this: W8 .87, W4 .88, W3 .85, W2 .73): four panels
-// at once with shifted codes .81 .71 .60 .53, and asking memory ahead for them .92 .76 .66 .60; for
-// one panel asking ahead, or four sums a field, is no faster.
+// Lost, Zen 4, one token, of the read bandwidth (this: W4 .89, W3 .93, W2 .94; without asking ahead
+// .86 .80 .67, and W8 .95): four panels at once with shifted codes .76 .66 .60, W8 .92; asking
+// ahead for W8 .85, 1 or 8 KB ahead for the others, or into the second level .75 .77 .77.
 template <int Bits, bool Affine, int Tokens>
 BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
 void few_tokens_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y, int panel,
@@ -103,6 +113,7 @@ void few_tokens_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<f
       for (int f = 1; f < fields; ++f) dot[f][t] = _mm512_setzero_si512();
     }
     for (int i = left < group_tiles ? left : group_tiles; i > 0; --i) {
+      if constexpr (Bits <= 4) ask_for<Bits>(tile + bytes_ahead);
       multiply_fields<Bits, 0, Tokens>(tile, a, stride, dot);
       a += panel16::tile_codes;
       tile += tile_size;
