@@ -2,17 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How fast could this machine be right now? Peak rates of multiply-adds, of 8-bit dot products and
-// of reading memory, measured in the same program as what is compared with them, in CPU time of one
-// thread: machines are shared, so a number means something only as a fraction of these.
+// of reading memory, measured in the same program as what is compared with them: machines are
+// shared, so a number means something only as a fraction of these. One thread in its CPU time,
+// several by the clock.
 
 #include <time.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include <bisup/core/platform.hpp>
+#include <bisup/core/thread_pool.hpp>
 #include <bisup/kernel/target.hpp>
 
 #if BISUP_X86
@@ -33,6 +36,13 @@ double seconds_of(Work&& work) {
   const double start = thread_seconds();
   work();
   return thread_seconds() - start;
+}
+
+template <class Work>
+double clock_seconds_of(Work&& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 // The middle one of an odd number of measurements.
@@ -165,6 +175,24 @@ inline double read_bandwidth() {
   (void)sink;
   return static_cast<double>(memory.size()) * 1e-9 / std::min(one, four);
 }
+
+// The same of all threads of a pool together, each in a part of 128 MiB.
+inline double read_bandwidth(ThreadPool& pool) {
+  if (!runs_here(Target::avx2)) return 0;
+  static const std::vector<std::uint8_t> memory(std::size_t{128} << 20, 1);
+  std::vector<int> seen(static_cast<std::size_t>(pool.threads()));
+  const auto count = static_cast<long>(memory.size() / 32) / pool.threads();
+  const auto read = [&]<int Places>() {
+    return clock_seconds_of([&] {
+      pool.parallel_for(pool.threads(), [&](int part, int) {
+        const auto* from = reinterpret_cast<const __m256i*>(memory.data()) + part * count;
+        seen[static_cast<std::size_t>(part)] += detail::read_256<Places>(from, count);
+      });
+    });
+  };
+  const double one = read.template operator()<1>(), four = read.template operator()<4>();
+  return static_cast<double>(memory.size()) * 1e-9 / std::min(one, four);
+}
 #else
 inline double multiply_add_peak() {
   return 0;
@@ -173,6 +201,9 @@ inline double dot_peak(Target = Target::avx512_vnni) {
   return 0;
 }
 inline double read_bandwidth() {
+  return 0;
+}
+inline double read_bandwidth(ThreadPool&) {
   return 0;
 }
 #endif

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How fast are products of packed weights and quantized activations? One thread, CPU time; beside
 // each time the peak of the instruction it is made of: vpdpbusd, or on AVX2 vpmaddubsw + vpmaddwd +
-// vpaddd.
+// vpaddd. Then two threads beside one, in turns, by the clock.
 #include <benchmark/benchmark.h>
 
 #include <vector>
@@ -71,6 +71,28 @@ void packed(benchmark::State& state, Target target, Format format, bool token_sc
   state.counters["of_peak"] = bench::median(fractions);
 }
 
+void two_threads(benchmark::State& state, Format format) {
+  const int tokens = 504, rows = 5632, cols = 2048;
+  const bench::PackedCopies w(format, rows, cols, 1);
+  const QuantizedActivation rounded =
+      bench::normal_activation({.group = format.group, .token_scales = true}, tokens, cols);
+  const ActivationView x = rounded.view();
+  Matrix<float> y(tokens, rows);
+  ThreadPool one(1), two(2);
+  const auto multiply = [&](ThreadPool& pool) { gemm(w[0], x, y.ref(), pool); };
+  multiply(two);
+  if (!bench::agrees(w[0], x, y.ref())) return state.SkipWithError("differs from scalar");
+  std::vector<double> rates, times;
+  for (auto _ : state) {
+    const double alone = bench::clock_seconds_of([&] { multiply(one); });
+    const double together = bench::clock_seconds_of([&] { multiply(two); });
+    state.SetIterationTime(together);
+    rates.push_back(2e-9 * tokens * rows * cols / together), times.push_back(alone / together);
+  }
+  state.counters["GOPS"] = bench::median(rates);
+  state.counters["of_one"] = bench::median(times);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -92,6 +114,13 @@ int main(int argc, char** argv) {
         if (format == Format{}) registered->Arg(2)->Arg(3)->Arg(4)->Arg(5)->Arg(7)->Arg(8)->Arg(16);
       }
     }
+  }
+  for (const Format format : {Format{.bits = 8}, Format{}, Format{.bits = 2}}) {
+    benchmark::RegisterBenchmark(("gemm_two_threads/" + bench::describe(format)).c_str(),
+                                 [=](benchmark::State& state) { two_threads(state, format); })
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond)
+        ->Iterations(15);
   }
   benchmark::RunSpecifiedBenchmarks();
 }
