@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include <cstddef>
+#include <cstdint>
 
 #include <bisup/core/matrix.hpp>
 #include <bisup/kernel/avx512/lanes.hpp>
@@ -30,6 +31,15 @@ BISUP_ALWAYS_INLINE void add_products(__m512i& sum, __m512i u, __m512i a) noexce
 #else
   sum = _mm512_dpbusd_epi32(sum, u, a);
 #endif
+}
+
+// What the sum of a group's products begins with, so that codes need no zero point: each row's, or
+// the one of all symmetric codes of so many bits, times the sum of the activation's codes.
+template <int Bits, bool Affine>
+BISUP_COMPILED_FOR(BISUP_ISA_AVX512_VNNI)
+BISUP_ALWAYS_INLINE __m512i less_zeros(__m512i zero, std::int32_t sum) noexcept {
+  if constexpr (Affine) return _mm512_mullo_epi32(zero, _mm512_set1_epi32(-sum));
+  return _mm512_set1_epi32(-sum * (1 << (Bits - 1)));
 }
 
 // Writes sums to y; panels from last_panel on do not exist. A whole panel has no mask: stores with

@@ -99,16 +99,10 @@ void few_tokens_tile(const PackedPanels& w, const ActivationView& x, MatrixRef<f
   int left = row_tiles;
   for (int g = 0; g < groups; ++g, left -= group_tiles) {
     FieldSums<Bits, Tokens> dot;
-    [[maybe_unused]] __m512i zero;
-    if constexpr (Affine) zero = load_bytes(w.zeros + scale_at);
+    const __m512i zero = Affine ? load_bytes(w.zeros + scale_at) : _mm512_setzero_si512();
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t) {
-      const std::int32_t negative = -sums[t * groups + g];
-      if constexpr (Affine) {
-        dot[0][t] = _mm512_mullo_epi32(zero, _mm512_set1_epi32(negative));
-      } else {
-        dot[0][t] = _mm512_set1_epi32(negative * (1 << (Bits - 1)));
-      }
+      dot[0][t] = less_zeros<Bits, Affine>(zero, sums[t * groups + g]);
 #pragma GCC unroll 8
       for (int f = 1; f < fields; ++f) dot[f][t] = _mm512_setzero_si512();
     }

@@ -79,17 +79,10 @@ BISUP_ALWAYS_INLINE
     __m512i dot[Panels][Tokens];
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
-      [[maybe_unused]] __m512i zero;
-      if constexpr (Affine) zero = load_bytes(w.zeros + w.scale_at[p]);
+      const __m512i zero = Affine ? load_bytes(w.zeros + w.scale_at[p]) : _mm512_setzero_si512();
 #pragma GCC unroll 8
-      for (int t = 0; t < Tokens; ++t) {
-        const std::int32_t negative = -sums[t * groups + g];
-        if constexpr (Affine) {
-          dot[p][t] = _mm512_mullo_epi32(zero, _mm512_set1_epi32(negative));
-        } else {
-          dot[p][t] = _mm512_set1_epi32(negative * (1 << (ZeroBits - 1)));
-        }
-      }
+      for (int t = 0; t < Tokens; ++t)
+        dot[p][t] = less_zeros<ZeroBits, Affine>(zero, sums[t * groups + g]);
     }
     for (int i = left < group_tiles ? left : group_tiles; i > 0; --i) {
       multiply_step<Bits, 0>(w.tiles, a, stride, dot);
