@@ -134,6 +134,21 @@ TEST_CASE("tokens of no probability are never drawn, and a tiny temperature is g
   CHECK(Sampler({.temperature = 1e-30f}).sample(logits) % 2 == 1);  // one of the two largest
 }
 
+TEST_CASE("greedy finds the largest wherever it lies, and passes over what is not a number") {
+  for (int size = 1; size <= 19; ++size) {
+    for (int place = 0; place < size; ++place) {
+      std::vector<float> many(static_cast<std::size_t>(size),
+                              std::numeric_limits<float>::quiet_NaN());
+      many[static_cast<std::size_t>(place)] = -3;
+      if (place + 1 < size) many[static_cast<std::size_t>(place) + 1] = -3;
+      if (place > 0) many[0] = -4;
+      CAPTURE(size, place);
+      CHECK(Sampler({}).sample(many) == place);
+      CHECK(Sampler({.temperature = 1e-44f}).sample(std::vector<float>(many.size(), 1.0f)) < size);
+    }
+  }
+}
+
 TEST_CASE("logits that are not numbers give some token of the vocabulary") {
   constexpr float none = std::numeric_limits<float>::quiet_NaN();
   for (const std::array<float, 3>& broken :
