@@ -79,8 +79,9 @@ TEST_CASE("codes become bytes, to the bit; keys of 8 bits lie so") {
 
 TEST_CASE("queries become integers of two bytes") {
   on_code_targets([](Target target, const AttentionKernels& kernels) {
-    for (const auto& [dim, group] :
-         {std::tuple{32, 32}, {64, 64}, {96, 64}, {128, 32}, {256, 256}}) {
+    for (const auto& sizes : {std::tuple{32, 32}, {64, 64}, {96, 64}, {128, 32}, {256, 256}}) {
+      const auto [first, second] = sizes;
+      const int dim = first, group = second;
       CAPTURE(name(target), dim, group);
       std::vector<float> row = test::normal_values(dim, 1);
       const std::vector<float> center = test::normal_values(dim, 2);
