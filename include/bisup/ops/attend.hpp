@@ -159,7 +159,7 @@ class AttendTask {
   };
   [[nodiscard]] int key_group() const { return std::min(keys().panel.group(), dim_); }
   [[nodiscard]] QueryRows query_rows(float* queries) const {
-    const int groups = (dim_ + key_group() - 1) / key_group();
+    const int groups = keys().panel.groups();
     float* scales = queries + AttendState::floats(rows(), dim_);
     auto* const sums = reinterpret_cast<std::int32_t*>(scales + 2 * rows());
     auto* const bytes =
