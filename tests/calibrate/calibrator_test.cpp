@@ -278,6 +278,26 @@ TEST_CASE("a calibration does not depend on the number of threads") {
   }
 }
 
+TEST_CASE("steps that would learn nothing are not taken") {
+  ThreadPool pool(2);
+  const Samples samples = test::tiny_samples(2, 64);
+  Recipe idle = *find_recipe("bisup_quarot");
+  idle.tuning = {.length = 32,
+                 .block_steps = 2,
+                 .end_to_end_steps = 2,
+                 .clips = false,
+                 .scales = false,
+                 .norm_gains = false};
+  const Calibration done = calibrated(idle, "W4A4KV4-g32", samples, pool);
+  CHECK(done.end_to_end.training.empty());
+  for (const TimeReport& time : done.blocks[0].times) CHECK(time.name != "tuning");
+  CHECK(logits_of(done.model) ==
+        logits_of(calibrated(recipes::quarot, "W4A4KV4-g32", samples, pool).model));
+  // One number learned is reason enough.
+  idle.tuning.norm_gains = true;
+  CHECK(calibrated(idle, "W4A4KV4-g32", samples, pool).end_to_end.training.size() == 2);
+}
+
 TEST_CASE("a block that cannot be calibrated is named") {
   NoStore store;
   const Samples samples = test::tiny_samples(2, 32);

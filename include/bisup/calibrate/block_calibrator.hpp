@@ -96,12 +96,12 @@ class BlockCalibrator {
     lap("statistics");
     if (auto finished = round(block, *exact, streams, done, lap); !finished)
       return finished.error();
-    if (recipe_.tuning.smoothing && recipe_.tuning.block_steps > 0) {
+    if (recipe_.tuning.smooths()) {
       if (auto finished = smooth(block, power, *exact, streams, done); !finished)
         return finished.error();
       lap("smoothing");
     }
-    if (recipe_.tuning.any()) {
+    if (recipe_.tuning.tunes_blocks() || recipe_.tuning.tunes_model()) {
       if (auto tuned = tune(done, block, power, streams); !tuned) return tuned.error();
       lap("tuning");
     }
@@ -299,7 +299,7 @@ class BlockCalibrator {
         return started;
       }
     }
-    if (recipe_.tuning.block_steps > 0) {
+    if (recipe_.tuning.tunes_blocks()) {
       const auto phase =
           tune_block<T>(block, config_, {streams.quantized, streams.exact, streams.crops},
                         recipe_.tuning, 0, pool_);

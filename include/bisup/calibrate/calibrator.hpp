@@ -219,9 +219,9 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
       return Error{Errc::interrupted, "stopped"};
   }
   streams->quantized = Stream();  // the head needs the room
-  if (recipe.tuning.end_to_end_steps == 0) streams->exact = Stream();
+  if (!recipe.tuning.tunes_model()) streams->exact = Stream();
   if (auto done = detail::finish_model(source, *basis, model, pool); !done) return done.error();
-  if (recipe.tuning.end_to_end_steps > 0) {
+  if (recipe.tuning.tunes_model()) {
     tune::PhaseState<float> begun;
     const auto found = store.load(begun);
     if (!found) return found.error();

@@ -191,12 +191,12 @@ struct BlockSizes {
   cost.block = f32 * weights + std::max(moments + kept + scratch, dequantized ? f32 * weights : 0);
   const auto first_tokens = static_cast<std::size_t>(std::min(recipe.tuning.length, tokens.length));
   const std::size_t hidden_states = f32 * all * first_tokens * sizes.hidden;
-  if (recipe.tuning.block_steps > 0) {
+  if (recipe.tuning.tunes_blocks() || recipe.tuning.smooths()) {
     const std::size_t kept_by_block = f32 * first_tokens * detail::activation_floats(c, recipe);
     cost.block =
         std::max(cost.block, 3 * f32 * weights + 2 * hidden_states + scratch + kept_by_block);
   }
-  if (recipe.tuning.end_to_end_steps > 0) {
+  if (recipe.tuning.tunes_model()) {
     cost.tuning =
         f32 * (layers * weights + table) + hidden_states +
         f32 * first_tokens * (layers * detail::activation_floats(c, recipe) + 3 * vocabulary);
@@ -223,8 +223,10 @@ struct BlockSizes {
   const double step = 4 * pass(first_tokens);
   const double together = static_cast<double>(layers) * step +
                           6.0 * static_cast<double>(first_tokens) * static_cast<double>(table);
-  cost.tuning_operations = static_cast<double>(layers) * recipe.tuning.block_steps * step +
-                           recipe.tuning.end_to_end_steps * together;
+  const int phases = (recipe.tuning.tunes_blocks() ? 1 : 0) + (recipe.tuning.smooths() ? 1 : 0);
+  cost.tuning_operations =
+      static_cast<double>(layers) * phases * recipe.tuning.block_steps * step +
+      (recipe.tuning.tunes_model() ? recipe.tuning.end_to_end_steps * together : 0);
   cost.operations = static_cast<double>(layers) * block + cost.tuning_operations;
   return cost;
 }

@@ -35,7 +35,12 @@ struct Tuning {
   Products products = Products::words;
 
   friend bool operator==(const Tuning&, const Tuning&) = default;
-  [[nodiscard]] bool any() const { return block_steps > 0 || end_to_end_steps > 0; }
+  [[nodiscard]] bool smooths() const { return smoothing && block_steps > 0; }
+  // Steps are taken where there is something to learn.
+  [[nodiscard]] bool learns() const { return rank > 0 || clips || scales || norm_gains; }
+  [[nodiscard]] bool tunes_blocks() const { return learns() && block_steps > 0; }
+  [[nodiscard]] bool tunes_model() const { return learns() && end_to_end_steps > 0; }
+  [[nodiscard]] bool any() const { return smooths() || tunes_blocks() || tunes_model(); }
   // Of the branch beside a linear: its factors are [rank, in] and [rank, out].
   [[nodiscard]] int rank_of(int in, int out) const {
     const double of_one =
