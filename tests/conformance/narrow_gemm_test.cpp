@@ -6,6 +6,8 @@
 #include <bisup/ops/gemm.hpp>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
+#include <span>
 #include <vector>
 
 #include <bisup_test.hpp>
@@ -144,18 +146,27 @@ TEST_CASE("a packed product with columns beside is the sum of both, on any numbe
     narrow(p->panels.view(), p->x(), expected.ref(), {0, p->panels.view().panels(), 0, tokens});
   const std::array<Beside, 2> beside{Beside{keepers.panels.view(), keepers.x()},
                                      {branch.panels.view(), branch.x()}};
+  std::vector<float> bias(rows);
+  std::iota(bias.begin(), bias.end(), -1.5f);
   for (ThreadPool* pool : {&one, &three}) {
-    gemm(w.panels, x.view(), beside, y.ref(), *pool);
+    gemm(w.panels, x.view(), beside, {}, y.ref(), *pool);
     for (int t = 0; t < tokens; ++t) {
       for (int r = 0; r < rows; ++r) REQUIRE(y(t, r) == expected(t, r));
     }
+    gemm(w.panels, x.view(), beside, bias, y.ref(), *pool);
+    for (int t = 0; t < tokens; ++t) {
+      for (int r = 0; r < rows; ++r)
+        REQUIRE(y(t, r) == expected(t, r) + bias[static_cast<std::size_t>(r)]);
+    }
   }
+  CHECK_THROWS_AS(gemm(w.panels, x.view(), {}, std::span(bias).first(rows - 1), y.ref(), one),
+                  ContractViolation);
 
   NarrowProblem low(rows - 1, 9, tokens, false), early(rows, 9, tokens - 1, false);
   for (const Beside& wrong :
        {Beside{low.panels.view(), low.x()}, Beside{early.panels.view(), early.x()},
         Beside{branch.panels.view(), keepers.x()}}) {
-    CHECK_THROWS_AS(gemm(w.panels, x.view(), std::array{wrong}, y.ref(), one), ContractViolation);
+    CHECK_THROWS_AS(gemm(w.panels, x.view(), std::array{wrong}, {}, y.ref(), one), ContractViolation);
   }
 }
 

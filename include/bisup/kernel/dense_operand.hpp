@@ -8,7 +8,7 @@
 #include <cstddef>
 
 #include <bisup/core/dense.hpp>
-#include <bisup/core/platform.hpp>
+#include <bisup/kernel/ahead.hpp>
 
 namespace bisup {
 
@@ -33,19 +33,6 @@ struct DenseOperand {
 // f32; columns of out from `lines` on are zero. Requires 0 < lines <= width.
 using DensePackFn = void (*)(const DenseOperand& from, int first, int lines, int first_k, int count,
                              int width, float* out) noexcept;
-
-// Memory that is read after this: multiplying leaves the way to it idle.
-struct Ahead {
-  const char* from = nullptr;
-  std::ptrdiff_t bytes = 0;
-
-  // Asks for the next line, if one is left.
-  BISUP_ALWAYS_INLINE void fetch() noexcept {
-    if (bytes <= 0) return;
-    __builtin_prefetch(from, 0, 2);
-    from += 64, bytes -= 64;
-  }
-};
 
 // y[t, r] = (accumulate ? y[t, r] : 0) + sum over k of x[k, t] w[k, r], one chain of fused
 // multiply-adds in the order of k, so that blocks of k and the shapes of tiles leave no trace in

@@ -39,22 +39,12 @@ concept Linear = requires(const W& w, const Activation& x, MatrixRef<float> y, T
   w.apply(x, y, pool);
 };
 
-inline void add_bias(std::span<const float> bias, MatrixRef<float> y) {
-  if (bias.empty()) return;
-  for (int t = 0; t < y.rows(); ++t) {
-    float* row = y.row_data(t);
-    for (std::size_t i = 0; i < bias.size(); ++i) row[i] += bias[i];
-  }
-}
-
 // Packed weights times whatever form the input has: integers if it was quantized, else floats.
-inline void apply(const PackedPanels& weights, const Activation& x, MatrixRef<float> y,
-                  ThreadPool& pool) {
-  if (x.is_integer()) {
-    gemm(weights, x.integers(), y, pool);
-  } else {
-    multiply(weights, x.values(), y, pool);
-  }
+inline void apply(const PackedPanels& weights, std::span<const float> bias, const Activation& x,
+                  MatrixRef<float> y, ThreadPool& pool) {
+  if (x.is_integer()) return gemm(weights, x.integers(), {}, bias, y, pool);
+  multiply(weights, x.values(), y, pool);
+  if (!bias.empty()) add(bias, y, pool);
 }
 
 struct DenseLinear {
@@ -65,7 +55,7 @@ struct DenseLinear {
   [[nodiscard]] int out() const { return weights.view.rows; }
   void apply(const Activation& x, MatrixRef<float> y, ThreadPool& pool) const {
     multiply(weights.view, x.values(), y, pool);
-    add_bias(bias, y);
+    if (!bias.empty()) add(bias, y, pool);
   }
 };
 
@@ -77,8 +67,7 @@ struct PackedLinear {
   [[nodiscard]] int in() const { return weights.shape().cols; }
   [[nodiscard]] int out() const { return weights.shape().rows; }
   void apply(const Activation& x, MatrixRef<float> y, ThreadPool& pool) const {
-    llama::apply(PackedPanels(weights.view()), x, y, pool);
-    add_bias(bias, y);
+    llama::apply(PackedPanels(weights.view()), bias, x, y, pool);
   }
 };
 
@@ -99,21 +88,22 @@ class AnyLinear {
   [[nodiscard]] int in() const { return cols(weights_) + (keepers_ ? keepers_->cols() : 0); }
   [[nodiscard]] int out() const { return rows(weights_); }
   void apply(const Activation& x, MatrixRef<float> y, ThreadPool& pool) const {
-    if (packed() != nullptr && x.is_integer()) {
-      apply_integers(x, y, pool);
-    } else {
-      const int body = cols(weights_);
-      multiply(weights_, x.values().cols(0, body), y, pool);
-      if (keepers_) add_keepers(x.values().cols(body, keepers_->cols()), y, pool);
-      if (branch_) branch_->apply(x.exact(), y, pool);
-    }
-    add_bias(bias_, y);
+    if (packed() != nullptr && x.is_integer()) return apply_integers(x, y, pool);
+    const int body = cols(weights_);
+    multiply(weights_, x.values().cols(0, body), y, pool);
+    if (keepers_) add_keepers(x.values().cols(body, keepers_->cols()), y, pool);
+    if (branch_) branch_->apply(x.exact(), y, pool);
+    if (!bias_.empty()) add(bias_, y, pool);
   }
   // The same codes with other scales.
   void set_packed(AnyPackedTensor weights) {
     BISUP_EXPECTS(packed() != nullptr && packed()->rows() == weights.rows() &&
                   packed()->cols() == weights.cols());
     weights_ = std::move(weights);
+  }
+  void set_bias(std::vector<float> bias) {
+    BISUP_EXPECTS(static_cast<int>(bias.size()) == out());
+    bias_ = std::move(bias);
   }
   void set_branch(Branch branch) {
     BISUP_EXPECTS(branch.consistent() && branch.in() == in() && branch.out() == out());
@@ -147,7 +137,7 @@ class AnyLinear {
       branch_->prepare(x.exact_words(pool), inner, pool);
       beside[count++] = {branch_beside_->view(), inner.view()};
     }
-    gemm(packed()->panels(), x.integers(), std::span(beside).first(count), y, pool);
+    gemm(packed()->panels(), x.integers(), std::span(beside).first(count), bias_, y, pool);
     if (branch_ && !branch_beside_) branch_->apply(x.exact(), y, pool);
   }
   void add_keepers(MatrixRef<const float> x, MatrixRef<float> y, ThreadPool& pool) const {

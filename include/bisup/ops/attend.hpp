@@ -15,6 +15,7 @@
 
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/thread_pool.hpp>
+#include <bisup/kernel/ahead.hpp>
 #include <bisup/kernel/attention.hpp>
 #include <bisup/kernel/exponential_terms.hpp>
 #include <bisup/ops/hadamard.hpp>
@@ -303,11 +304,6 @@ class AttendTask {
     } else if (plane.panel.format.exact() && p * kv_panel <= last_query()) {
       ask_for(plane.exact_panel(p), plane.panel.floats() * static_cast<int>(sizeof(float)));
     }
-  }
-  // Inlined, or g++ finds that the call has no effect.
-  BISUP_ALWAYS_INLINE static void ask_for(const void* from, int bytes) {
-    for (int i = 0; i < bytes; i += 64)
-      __builtin_prefetch(static_cast<const std::byte*>(from) + i, 0, 2);
   }
 
   static const float* floats_of(const KvPlaneView& plane, int p, float* room) {

@@ -15,6 +15,7 @@
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/platform.hpp>
 #include <bisup/core/thread_pool.hpp>
+#include <bisup/kernel/ahead.hpp>
 #include <bisup/kernel/avx2/gemm.hpp>
 #include <bisup/kernel/avx2/narrow_gemm.hpp>
 #include <bisup/kernel/avx512/gemm.hpp>
@@ -26,6 +27,7 @@
 #include <bisup/kernel/neon/narrow_gemm.hpp>
 #include <bisup/kernel/scalar.hpp>
 #include <bisup/kernel/target.hpp>
+#include <bisup/kernel/vector.hpp>
 #include <bisup/pack/activation.hpp>
 #include <bisup/pack/any_packed_tensor.hpp>
 #include <bisup/pack/narrow_panels.hpp>
@@ -102,47 +104,47 @@ struct Beside {
   WordsView x;
 };
 
-namespace detail {
-
-// Few columns of a task's panels are asked for while their many columns are multiplied: they lie
-// elsewhere, and a processor expects nothing where it reads 4 KB at a time. SmolLM2 by bisup_atom
-// decodes 1.09 times as fast on Zen 4. Inlined, or g++ finds that the call has no effect.
-BISUP_ALWAYS_INLINE void ask_for(const NarrowView& w, GemmRange range) noexcept {
-  const std::int8_t* const end = w.panel(range.last_panel);
-  for (const std::int8_t* at = w.panel(range.first_panel); at < end; at += 64)
-    __builtin_prefetch(at, 0, 2);
-}
-
-}  // namespace detail
-
 // y[t, r] = sum over c of w[r, c] x[t, c], with x as quantized for w's groups, plus what stands
-// beside, added while y is near. The same bits for any number of threads and whatever other tokens
-// share the call.
+// beside and a bias ([rows], or none), added while y is near. The same bits for any number of
+// threads and whatever other tokens share the call.
 inline void gemm(const PackedPanels& w, const ActivationView& x, std::span<const Beside> beside,
-                 MatrixRef<float> y, ThreadPool& pool) {
+                 std::span<const float> bias, MatrixRef<float> y, ThreadPool& pool) {
   const PackedShape& shape = w.shape;
   BISUP_EXPECTS(x.cols == shape.cols && x.padded_cols == shape.padded_cols() &&
                 x.groups == shape.groups());
   BISUP_EXPECTS(x.scale_groups == 1 || x.scale_groups == x.groups);
   BISUP_EXPECTS(y.rows() == x.tokens && y.cols() == shape.rows);
   BISUP_EXPECTS(shape.group_codes() <= longest_group);
+  BISUP_EXPECTS(bias.empty() || static_cast<int>(bias.size()) == shape.rows);
   for (const Beside& more : beside) {
     BISUP_EXPECTS(more.weights.rows == shape.rows && more.x.tokens == x.tokens &&
                   more.x.pairs == more.weights.pairs);
   }
   const GemmFn kernel = gemm_kernel(shape.format, active_target()).function;
   const NarrowGemmFn narrow = choose(narrow_gemm_kernels, active_target()).function;
+  const auto add_row = vector_kernels().add;
   const GemmTasks tasks(shape, x.tokens);
   pool.parallel_for(tasks.count(), [&](int task, int) {
     const GemmRange range = tasks.range(task, shape, x.tokens);
-    for (const Beside& more : beside) detail::ask_for(more.weights, range);
+    // Few columns of a task's panels are asked for while their many columns are multiplied: they
+    // lie elsewhere, and a processor expects nothing where it reads 4 KB at a time. SmolLM2 by
+    // bisup_atom decodes 1.09 times as fast on Zen 4.
+    for (const Beside& more : beside) {
+      const std::int8_t* const first = more.weights.panel(range.first_panel);
+      ask_for(first, more.weights.panel(range.last_panel) - first);
+    }
     kernel(w, x, y, range);
     for (const Beside& more : beside) narrow(more.weights, more.x, y, range);
+    if (bias.empty()) return;
+    const int first = range.first_panel * panel16::tile_rows;
+    const int count = std::min(range.last_panel * panel16::tile_rows, shape.rows) - first;
+    for (int t = range.first_token; t < range.last_token; ++t)
+      add_row(bias.data() + first, count, y.row_data(t) + first);
   });
 }
 inline void gemm(const PackedPanels& w, const ActivationView& x, MatrixRef<float> y,
                  ThreadPool& pool) {
-  gemm(w, x, {}, y, pool);
+  gemm(w, x, {}, {}, y, pool);
 }
 
 #ifdef BISUP_COMPILED
