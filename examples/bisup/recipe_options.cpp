@@ -20,9 +20,8 @@ struct Ingredient {
 };
 // What --learn calls by name.
 constexpr std::array ingredients = {
-    Ingredient{"clips", &Tuning::clips},
-    Ingredient{"scales", &Tuning::scales},
-    Ingredient{"norms", &Tuning::norm_gains},
+    Ingredient{"clips", &Tuning::clips},         Ingredient{"scales", &Tuning::scales},
+    Ingredient{"biases", &Tuning::biases},       Ingredient{"norms", &Tuning::norm_gains},
     Ingredient{"smoothing", &Tuning::smoothing},
 };
 
@@ -37,6 +36,7 @@ constexpr std::array rates = {
     Rate{"clips", &Tuning::clip_rate},
     Rate{"scales", &Tuning::scale_rate},
     Rate{"end-to-end-scales", &Tuning::end_to_end_scale_rate},
+    Rate{"biases", &Tuning::bias_rate},
     Rate{"norms", &Tuning::gain_rate},
     Rate{"smoothing", &Tuning::smoothing_rate},
 };
@@ -71,6 +71,7 @@ void change(Tuning& tuning, const RecipeOptions& options) {
     tuning.end_to_end_steps = numbers->end_to_end_steps;
   }
   if (options.rank >= 0) tuning.rank = options.rank, tuning.branch_bits = 0;
+  tuning.branch_energy = options.branch_energy;
   if (!options.branch_type.empty())
     tuning.branch_type = options.branch_type == "f16" ? bisup::DType::f16 : bisup::DType::i8;
   if (options.block_steps >= 0) tuning.block_steps = options.block_steps;
@@ -128,13 +129,17 @@ void add_recipe_options(CLI::App& sub, RecipeOptions& options) {
          "of the branches that bisup_* learn; 0: none (32 unless given, or what a quarter of a bit "
          "a weight allows)")
       ->check(CLI::Range(0, 4096));
+  sub.add_option("--branch-energy", options.branch_energy,
+                 "the lowest rank that takes this share of a linear's error off, at most --rank")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   sub.add_option("--branch-type", options.branch_type,
                  "in what branches are stored: int8 unless given, or f16, of which half the rank "
                  "costs as much")
       ->check(CLI::IsMember({"int8", "f16"}));
   sub.add_option("--learn", options.learned,
                  "what bisup_* learn beside branches, and nothing else: clips (of activations and "
-                 "cache), scales (of weights), norms, smoothing; or none")
+                 "cache), scales (of weights), biases, norms, smoothing; or none")
       ->delimiter(',')
       ->check(CLI::IsMember([] {
         auto names = names_of_ingredients();

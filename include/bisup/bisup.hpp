@@ -111,6 +111,7 @@
 #include <bisup/tune/adamw.hpp>
 #include <bisup/tune/arithmetic.hpp>
 #include <bisup/tune/attention_gradient.hpp>
+#include <bisup/tune/biases.hpp>
 #include <bisup/tune/block_gradient.hpp>
 #include <bisup/tune/block_tuner.hpp>
 #include <bisup/tune/end_to_end.hpp>

@@ -278,6 +278,31 @@ TEST_CASE("a calibration does not depend on the number of threads") {
   }
 }
 
+TEST_CASE("branches have the rank that takes enough of the error off, where that is less") {
+  ThreadPool pool(2);
+  const Samples samples = test::tiny_samples(2, 64);
+  Recipe recipe = *find_recipe("bisup_gptq");
+  const auto ranks = [&](double energy) {
+    recipe.tuning = {.rank = 24, .branch_energy = energy, .length = 32, .end_to_end_steps = 2};
+    std::vector<int> found;
+    const auto done = calibrated(recipe, "W3A8-g32", samples, pool);
+    for (const auto& block : done.model.blocks) {
+      for (const auto& named : llama::named_linears) {
+        const llama::Branch* branch = (block.*named.linear).branch();
+        found.push_back(branch == nullptr ? 0 : branch->rank());
+      }
+    }
+    return found;
+  };
+  const auto all = ranks(1), some = ranks(0.25), none = ranks(0);
+  CHECK(std::ranges::count(all, 24) == std::ssize(all));
+  CHECK(std::ranges::count(none, 0) == std::ssize(none));
+  const auto [least, most] = std::ranges::minmax(some);
+  CHECK(least > 0);
+  CHECK(least < most);  // as each linear needs
+  CHECK(most < 24);
+}
+
 TEST_CASE("steps that would learn nothing are not taken") {
   ThreadPool pool(2);
   const Samples samples = test::tiny_samples(2, 64);
@@ -287,6 +312,7 @@ TEST_CASE("steps that would learn nothing are not taken") {
                  .end_to_end_steps = 2,
                  .clips = false,
                  .scales = false,
+                 .biases = false,
                  .norm_gains = false};
   const Calibration done = calibrated(idle, "W4A4KV4-g32", samples, pool);
   CHECK(done.end_to_end.training.empty());

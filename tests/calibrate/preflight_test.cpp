@@ -26,12 +26,12 @@ void expect_size(const S& source, const char* scheme, const Recipe& recipe) {
   INFO(recipe.name << " " << scheme);
   if (!done) FAIL(done.error().describe());
   const std::size_t expected = cost_of(source.config(), scheme, recipe, {1, 1, 8, 3}).model;
-  std::size_t left_out = 0;  // branches of blocks that were better without
+  std::size_t left_out = 0;  // branches and biases of blocks that were better without
   Recipe plain = recipe;
-  plain.tuning.rank = 0;
-  const std::size_t branches =
+  plain.tuning.rank = 0, plain.tuning.biases = false;
+  const std::size_t learned =
       expected - cost_of(source.config(), scheme, plain, {1, 1, 8, 3}).model;
-  for (const auto& block : done->model.blocks) left_out += block.q.branch() == nullptr ? branches / done->model.blocks.size() : 0;
+  for (const auto& block : done->model.blocks) left_out += block.q.branch() == nullptr ? learned / done->model.blocks.size() : 0;
   CHECK(expected - left_out == llama::model_size(done->model).bytes);
 }
 

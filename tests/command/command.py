@@ -238,12 +238,13 @@ def test_explain():
     check("range times 0.9," not in explain("--method", "gptq"), explain("--method", "gptq"))
     check("range times 0.9" in explain("--method", "gptq", "--weight-clip", "0.9"), "instead of a search")
     tuned = lambda *options: explain("--method", "bisup_atom", *options).splitlines()[-1]
-    check("clips, scales of weights, norm gains" in tuned(), tuned())
+    check("clips, scales of weights, biases, norm gains" in tuned(), tuned())
     check("rank" in tuned() and "rank" not in tuned("--rank", "0"), tuned("--rank", "0"))
     check("scales of weights:" in tuned("--learn", "scales") and "clips" not in tuned("--learn", "scales"), tuned())
+    check("takes 0.5 of the error off" in tuned("--branch-energy", "0.5"), tuned("--branch-energy", "0.5"))
     check("smoothing" in tuned("--learn", "norms,smoothing"), tuned("--learn", "norms,smoothing"))
     check("scales" not in tuned("--learn", "none"), tuned("--learn", "none"))
-    check("12 steps a block, 60 end to end" in tuned("--preset", "fast"), tuned("--preset", "fast"))
+    check("24 steps a block, 120 end to end" in tuned("--preset", "fast"), tuned("--preset", "fast"))
     check(tuned() == tuned("--preset", "default"), tuned())
     check("3 steps a block, 0 end to end" in tuned("--block-steps", "3", "--end-to-end", "0"), tuned())
 
@@ -259,13 +260,13 @@ def test_preset():
     tokens = lambda *options: told(*options)["tokens"]
     check(tokens("--method", "atom", "--calib-length", "64") == 24 * 64, "a base has its own")
     check(tokens("--method", "bisup_atom", "--preset", "demo") == 16 * 256, "demo")
-    check(tokens("--method", "bisup_atom") == 160 * 512, "default")
-    check(tokens("--method", "bisup_atom", "--calib-length", "64") == 160 * 64, "a length of one's own")
-    check(tokens("--method", "bisup_atom", "--calib-samples", "3") == 3 * 512, "a number of one's own")
-    # One of six samples is held out besides, eight at most: of the text's 120 and of the model's 40.
-    check(samples("--method", "bisup_atom") == 160 + 8 + 6, "own samples")
-    check(samples("--method", "bisup_atom", "--self-generate", "0") == 160 + 8, "none of them")
-    check(samples("--method", "bisup_atom", "--self-generate", "12") == 160 + 8 + 2, "some of them")
+    check(tokens("--method", "bisup_atom") == 320 * 256, "default")
+    check(tokens("--method", "bisup_atom", "--calib-length", "64") == 320 * 64, "a length of one's own")
+    check(tokens("--method", "bisup_atom", "--calib-samples", "3") == 3 * 256, "a number of one's own")
+    # One of six samples is held out besides, eight at most: of the text's 240 and of the model's 80.
+    check(samples("--method", "bisup_atom") == 320 + 8 + 8, "own samples")
+    check(samples("--method", "bisup_atom", "--self-generate", "0") == 320 + 8, "none of them")
+    check(samples("--method", "bisup_atom", "--self-generate", "12") == 320 + 8 + 2, "some of them")
     check(samples("--method", "bisup_atom", "--calib-samples", "30") == 30 + 5, "few samples are all of the text")
 
 

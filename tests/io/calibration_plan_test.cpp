@@ -47,6 +47,8 @@ TEST_CASE("whatever changes the result changes the plan, and the difference has 
       {"recipe.activation_clip", [](Inputs& i) { i.recipe.activation_clip.constant = 0.9f; }},
       {"recipe.kv_clip", [](Inputs& i) { i.recipe.kv_clip.constant = 0.9f; }},
       {"recipe.tuning.rank", [](Inputs& i) { i.recipe.tuning.rank = 8; }},
+      {"recipe.tuning.branch_energy", [](Inputs& i) { i.recipe.tuning.branch_energy = 0.5; }},
+      {"recipe.tuning.biases", [](Inputs& i) { i.recipe.tuning.biases = false; }},
       {"recipe.tuning.length", [](Inputs& i) { i.recipe.tuning.length = 8; }},
       {"recipe.tuning.block_steps", [](Inputs& i) { i.recipe.tuning.block_steps = 8; }},
       {"recipe.tuning.end_to_end_steps", [](Inputs& i) { i.recipe.tuning.end_to_end_steps = 8; }},

@@ -53,6 +53,20 @@ TEST_CASE("a packed head counts among the quantized weights and once among the p
   REQUIRE(head8.bytes == head16.bytes + table + 48 * 2);  // beside the embedding: codes and scales
 }
 
+TEST_CASE("a learned bias is part of the weights' bits, the float model's own is a parameter") {
+  for (const bool own : {false, true}) {
+    auto model = random_model(small(true), Scheme::parse("W4A16-g64").value()).value();
+    const auto before = llama::model_size(model);
+    model.config.mlp_bias = own;
+    for (auto& block : model.blocks) block.up.set_bias(std::vector<float>(96, 1.0f));
+    const auto after = llama::model_size(model);
+    constexpr std::size_t biases = 2 * 96;
+    CHECK(after.bytes == before.bytes + 4 * biases);
+    CHECK(after.linear_bytes == before.linear_bytes + (own ? 0 : 4 * biases));
+    CHECK(after.parameters == before.parameters + (own ? biases : 0));
+  }
+}
+
 TEST_CASE("a stored prompt is paid for by the weights that it makes usable") {
   auto model = random_model(small(true), Scheme::parse("W4A16-g64").value()).value();
   const auto before = llama::model_size(model);

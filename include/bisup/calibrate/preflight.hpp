@@ -104,7 +104,8 @@ struct BlockSizes {
     const int rank = recipe.tuning.any() ? recipe.tuning.rank_of(cols, rows) : 0;
     bytes += static_cast<std::size_t>(
         rank * llama::component_bits(cols, rows, recipe.tuning.branch_type) / 8);
-    if (bias) bytes += sizeof(float) * static_cast<std::size_t>(rows);
+    if (bias || (recipe.tuning.any() && recipe.tuning.biases))
+      bytes += sizeof(float) * static_cast<std::size_t>(rows);
   }
   bytes += sizeof(float) * static_cast<std::size_t>(2 * hidden + (c.qk_norm ? 2 * c.head_dim : 0));
   // The order of channels, but of down's input, which gate and up write in order.

@@ -120,7 +120,9 @@ inline constexpr Recipe quarot{.name = "quarot",
   base.tuning = {.rank = 32,
                  .branch_bits = 0.25,
                  .block_steps = preset.block_steps,
-                 .end_to_end_steps = preset.end_to_end_steps};
+                 .end_to_end_steps = preset.end_to_end_steps,
+                 // What rounding leaves in the mean is spread over all channels by a rotation.
+                 .biases = base.basis != Basis::rotated};
   return base;
 }
 // Round to nearest as far as it goes: what tuning alone is worth, without a transform or GPTQ.
@@ -157,10 +159,15 @@ inline constexpr std::array all = {rtn,
     rank.erase(rank.find_last_not_of('0') + 1);
     rank += " bits a weight at most";
   }
+  if (tuning.branch_energy < 1) {
+    rank += ", as much as takes " + std::to_string(tuning.branch_energy);
+    rank.erase(rank.find_last_not_of('0') + 1);
+    rank += " of the error off";
+  }
   add(tuning.rank > 0,
       "branches of rank " + rank + ", in " + (tuning.branch_type == DType::i8 ? "int8" : "f16"));
   add(tuning.clips, "clips"), add(tuning.scales, "scales of weights");
-  add(tuning.norm_gains, "norm gains");
+  add(tuning.biases, "biases"), add(tuning.norm_gains, "norm gains");
   return text.empty() ? "nothing" : text;
 }
 

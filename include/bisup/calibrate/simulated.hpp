@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How does a finished block come to the tuner, and back? Its codes become floats that nothing
-// rounds again; clips, norm gains and low-rank branches are what may be learned. What comes back is
-// rounded as it will be stored.
+// rounds again; clips, biases, norm gains and low-rank branches are what may be learned. What comes
+// back is rounded as it will be stored.
 
 #include <algorithm>
 #include <array>
@@ -116,8 +116,8 @@ void begin_with(tune::SimulatedCache<T>& cache, const PromptCache& prompt, int l
   copy(prompt.keys(layer), cache.prompt_keys), copy(prompt.values(layer), cache.prompt_values);
 }
 
-// Writes what was learned into the block: scales, branches in their type, clips, norms, the cache's
-// clips.
+// Writes what was learned into the block: scales, biases, branches in their type, clips, norms, the
+// cache's clips.
 // Errors: not_finite (a scale), out_of_memory.
 template <class T>
 [[nodiscard]] Result<void> take_back(const tune::SimulatedBlock<T>& tuned, Block& block,
@@ -125,6 +125,7 @@ template <class T>
   for (std::size_t i = 0; i < tuned.linears.size(); ++i) {
     const tune::SimulatedLinear<T>& from = tuned.linears[i];
     llama::AnyLinear& linear = block.*llama::named_linears[i].linear;
+    if (!from.shift.empty()) linear.set_bias(from.effective_bias());
     if (from.log_scale.rows() > 0) {
       Matrix<float> factors(from.out(), from.log_scale.cols());
       for (int r = 0; r < factors.rows(); ++r) {

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How does a rounded block learn to undo the error that reached it? Branches start from the error
-// of its weights; branches, clips and norm gains are then tuned so that its output on the quantized
-// stream comes near the float block's on the float stream (BiSup's vertical direction).
+// of its weights; branches, clips, biases and norm gains are then tuned so that its output on the
+// quantized stream comes near the float block's on the float stream (BiSup's vertical direction).
 
 #include <algorithm>
 #include <array>
@@ -19,6 +19,7 @@
 #include <bisup/compensate/low_rank.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/thread_pool.hpp>
+#include <bisup/tune/biases.hpp>
 #include <bisup/tune/block_tuner.hpp>
 #include <bisup/tune/parameter_group.hpp>
 #include <bisup/tune/rope_angles.hpp>
@@ -70,8 +71,9 @@ template <class T>
     for (int r = 0; r < error.rows(); ++r) {
       for (int c = 0; c < error.cols(); ++c) error(r, c) -= linear.weights(r, c);
     }
-    auto branch = weighted_svd(error.ref(), power[static_cast<std::size_t>(tune::input_of[i])],
-                               {.rank = tuning.rank_of(error.cols(), error.rows())}, pool);
+    auto branch = weighted_svd(
+        error.ref(), power[static_cast<std::size_t>(tune::input_of[i])],
+        {.rank = tuning.rank_of(error.cols(), error.rows()), .energy = tuning.branch_energy}, pool);
     if (!branch) return branch.error();
     linear.a = std::move(branch->a), linear.b = std::move(branch->b);
   }
@@ -118,6 +120,7 @@ tune::PhaseReport tune_block(tune::SimulatedBlock<T>& block, const llama::Config
   options.loss.skipped.first = prompt == 0;
   tune::multiply_in(block, tuning.products);
   if (tuning.scales) tune::begin_scales(block);
+  if (tuning.biases) tune::begin_biases(block);
   tune::BlockTuner<T> tuner(block, angles.view(), data.training, data.held_out, options, pool);
   std::vector<tune::ParameterGroup<T>> groups;
   if (tuning.rank > 0)
@@ -128,6 +131,7 @@ tune::PhaseReport tune_block(tune::SimulatedBlock<T>& block, const llama::Config
   }
   if (tuning.scales)
     groups.push_back(tune::weight_scales(block, tuner.gradient(), tuning.scale_rate, pool));
+  if (tuning.biases) groups.push_back(tune::biases(block, tuner.gradient(), tuning.bias_rate));
   if (tuning.norm_gains)
     groups.push_back(tune::norm_gains(block, tuner.gradient(), tuning.gain_rate));
   return tuner.run_phase(std::span<const tune::ParameterGroup<T>>(groups));

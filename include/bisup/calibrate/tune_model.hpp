@@ -1,8 +1,8 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How do all blocks learn together? Their branches, clips and norm gains, and the final norm, are
-// tuned towards the float model's next-token distributions; this is where most of the gain is
+// How do all blocks learn together? All that was learned of each, and the final norm, is tuned
+// towards the float model's next-token distributions; this is where most of the gain is
 // (docs/bisup.md).
 
 #include <algorithm>
@@ -61,6 +61,7 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
     begin_with(blocks.back().cache, model.prompt, layer);
     tune::multiply_in(blocks.back(), tuning.products);
     if (tuning.scales) tune::begin_scales(blocks.back());
+    if (tuning.biases) tune::begin_biases(blocks.back());
   }
   const Matrix<float> head = detail::float_weights(model.head, pool);
   const tune::RopeAngleTable<T> angles(model.config, model.prompt.tokens(), tuning.length);
@@ -70,7 +71,8 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
   options.rates = {.low_rank = tuning.rank > 0 ? tuning.end_to_end_branch_rate : 0,
                    .clips = tuning.clips ? tuning.clip_rate : 0,
                    .norm_gains = tuning.norm_gains ? tuning.gain_rate : 0,
-                   .scales = tuning.scales ? tuning.end_to_end_scale_rate : 0};
+                   .scales = tuning.scales ? tuning.end_to_end_scale_rate : 0,
+                   .biases = tuning.biases ? tuning.bias_rate : 0};
   tune::EndToEnd<T> tuner(blocks, angles.view(), model.final_norm, embed,
                           tune::LogitLoss<T>(head.ref(), head.ref(), tuning.products), training,
                           held_out, options, pool);

@@ -19,17 +19,19 @@ namespace bisup {
 struct Tuning {
   int rank = 0;            // of the branches beside all seven linears; 0: none
   double branch_bits = 0;  // the most bits a weight that a branch may cost; 0: what its rank costs
+  // Below 1: the lowest rank that takes this share of the weighted error off, if that is less.
+  double branch_energy = 1;
   DType branch_type = DType::i8;  // in which its factors are stored, or f16
   int length = 512;               // first tokens of each crop that are tuned on
   int block_steps = 0;            // for each block, one crop a step
   int end_to_end_steps = 0;
-  // Learned, beside the branches: clips of activations and cache, scales of weights, norms.
-  bool clips = true, scales = true, norm_gains = true;
+  // Learned, beside the branches: clips of activations and cache, scales of weights, biases, norms.
+  bool clips = true, scales = true, biases = true, norm_gains = true;
   bool smoothing = false;  // learned before the block is rounded, as many steps again
   // Of AdamW, in both stages unless there are two. Those of scales are in steps of the weights'
-  // grid (tune/weight_scales.hpp).
+  // grid (tune/weight_scales.hpp), of biases in norms of their rows (tune/biases.hpp).
   double branch_rate = 1e-3, end_to_end_branch_rate = 5e-4, clip_rate = 2e-3, scale_rate = 1.6e-2,
-         end_to_end_scale_rate = 1e-2, gain_rate = 5e-4, smoothing_rate = 2e-2;
+         end_to_end_scale_rate = 1e-2, bias_rate = 1e-3, gain_rate = 5e-4, smoothing_rate = 2e-2;
   // What linears and heads multiply, in all passes: words lose less than one step's gradient is off
   // for being of one crop.
   Products products = Products::words;
@@ -37,11 +39,11 @@ struct Tuning {
   friend bool operator==(const Tuning&, const Tuning&) = default;
   [[nodiscard]] bool smooths() const { return smoothing && block_steps > 0; }
   // Steps are taken where there is something to learn.
-  [[nodiscard]] bool learns() const { return rank > 0 || clips || scales || norm_gains; }
+  [[nodiscard]] bool learns() const { return rank > 0 || clips || scales || biases || norm_gains; }
   [[nodiscard]] bool tunes_blocks() const { return learns() && block_steps > 0; }
   [[nodiscard]] bool tunes_model() const { return learns() && end_to_end_steps > 0; }
   [[nodiscard]] bool any() const { return smooths() || tunes_blocks() || tunes_model(); }
-  // Of the branch beside a linear: its factors are [rank, in] and [rank, out].
+  // Of the branch beside a linear, at most: its factors are [rank, in] and [rank, out].
   [[nodiscard]] int rank_of(int in, int out) const {
     const double of_one =
         llama::component_bits(in, out, branch_type) / (static_cast<double>(in) * out);
@@ -60,8 +62,8 @@ struct Preset {
 
 inline constexpr std::array presets = {
     Preset{"demo", 16, 256, 0, 6, 30},
-    Preset{"fast", 48, 512, 0, 12, 60},
-    Preset{"default", 160, 512, 40, 24, 600},
+    Preset{"fast", 96, 256, 0, 24, 120},
+    Preset{"default", 320, 256, 80, 48, 1200},
     Preset{"thorough", 160, 2048, 32, 240, 2000},
 };
 

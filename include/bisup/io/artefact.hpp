@@ -19,8 +19,9 @@
 namespace bisup::io {
 
 // Readers refuse a file of a later schema; a new field that old readers may ignore keeps the
-// number. 2: the cache's policy ("kv") and a stored prompt ("prompt"), which 1 had not.
-inline constexpr int artefact_schema = 2;
+// number. 2: the cache's policy ("kv") and a stored prompt ("prompt"), which 1 had not. 3: biases
+// that were learned, where the config has none.
+inline constexpr int artefact_schema = 3;
 
 // What is not tensors: how the model was made. Free of times, hosts and paths.
 struct Provenance {

@@ -42,17 +42,20 @@ namespace detail {
 
 // Both by name, so that a new field that is not written down does not compile.
 [[nodiscard]] inline Json describe(const Tuning& tuning) {
-  const auto& [rank, branch_bits, branch_type, length, block_steps, end_to_end_steps, clips, scales,
-               norm_gains, smoothing, branch_rate, end_to_end_branch_rate, clip_rate, scale_rate,
-               end_to_end_scale_rate, gain_rate, smoothing_rate, products] = tuning;
+  const auto& [rank, branch_bits, branch_energy, branch_type, length, block_steps, end_to_end_steps,
+               clips, scales, biases, norm_gains, smoothing, branch_rate, end_to_end_branch_rate,
+               clip_rate, scale_rate, end_to_end_scale_rate, bias_rate, gain_rate, smoothing_rate,
+               products] = tuning;
   return {{"rank", rank},
           {"branch_bits", branch_bits},
+          {"branch_energy", branch_energy},
           {"branch_type", name(branch_type)},
           {"length", length},
           {"block_steps", block_steps},
           {"end_to_end_steps", end_to_end_steps},
           {"clips", clips},
           {"scales", scales},
+          {"biases", biases},
           {"norm_gains", norm_gains},
           {"smoothing", smoothing},
           {"branch_rate", branch_rate},
@@ -60,6 +63,7 @@ namespace detail {
           {"clip_rate", clip_rate},
           {"scale_rate", scale_rate},
           {"end_to_end_scale_rate", end_to_end_scale_rate},
+          {"bias_rate", bias_rate},
           {"gain_rate", gain_rate},
           {"smoothing_rate", smoothing_rate},
           {"products", products == Products::words ? "words" : "floats"}};

@@ -135,7 +135,8 @@ class DescribedTensors {
   [[nodiscard]] Result<llama::AnyLinear> linear(const std::string& name, int rows, int cols,
                                                 bool has_bias, int keepers = 0) const {
     std::vector<float> bias;
-    if (has_bias) {
+    // Where the float model has none it may have been learned.
+    if (has_bias || file_->find(name + ".bias") != nullptr) {
       auto read = vector(name + ".bias", rows);
       if (!read) return read.error();
       bias = std::move(read).value();
@@ -349,9 +350,6 @@ class DescribedTensors {
                                         {c.hidden_size, c.intermediate_size}};
   return shapes[index];
 }
-[[nodiscard]] inline bool linear_has_bias(const llama::Config& c, std::size_t index) {
-  return index < 3 ? c.attention_bias : index == 3 ? c.output_bias : c.mlp_bias;
-}
 
 // `inputs`: what the description says of the four inputs of this layer.
 [[nodiscard]] inline Result<llama::BlockWeights<llama::AnyLinear>> read_block(
@@ -369,7 +367,7 @@ class DescribedTensors {
                                       tensors.is_packed(linear_name));
       if (!read_input) return read_input.error();
       auto read =
-          tensors.linear(linear_name, rows, cols, linear_has_bias(c, i), read_input->keepers);
+          tensors.linear(linear_name, rows, cols, llama::has_bias(c, i), read_input->keepers);
       if (!read) return read.error();
       block.*linear = std::move(read).value();
       const auto* packed = (block.*linear).packed();

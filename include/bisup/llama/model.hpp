@@ -53,6 +53,10 @@ inline constexpr NamedLinear named_linears[] = {
     {"mlp.up_proj", &BlockWeights<AnyLinear>::up, &InputForms::mlp},
     {"mlp.down_proj", &BlockWeights<AnyLinear>::down, &InputForms::down},
 };
+// Whether the float model has a bias there; others are learned.
+[[nodiscard]] constexpr bool has_bias(const Config& c, std::size_t linear) {
+  return linear < 3 ? c.attention_bias : linear == 3 ? c.output_bias : c.mlp_bias;
+}
 // What they read.
 struct NamedInput {
   const char* name;

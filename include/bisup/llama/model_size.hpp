@@ -5,6 +5,7 @@
 // padding included; the effective bits per weight of every table come from here.
 
 #include <cstddef>
+#include <iterator>
 
 #include <bisup/llama/model.hpp>
 
@@ -36,12 +37,12 @@ struct ModelSize {
   const auto count = [&size](const AnyLinear& linear, bool quantizable) {
     const auto weights =
         static_cast<std::size_t>(linear.in()) * static_cast<std::size_t>(linear.out());
-    size.parameters += weights + linear.bias().size();
+    size.parameters += weights;
     size.bytes += linear.bytes();
     size.token_bytes += linear.bytes();
     if (!quantizable) return;
     size.linear_weights += weights;
-    size.linear_bytes += linear.bytes() - linear.bias().size() * sizeof(float);
+    size.linear_bytes += linear.bytes();
   };
   const auto count_vector = [&size](const std::vector<float>& values) {
     size.parameters += values.size();
@@ -49,7 +50,15 @@ struct ModelSize {
     size.token_bytes += values.size() * sizeof(float);
   };
   for (const auto& block : model.blocks) {
-    for (const auto& named : named_linears) count(block.*named.linear, true);
+    for (std::size_t i = 0; i < std::size(named_linears); ++i) {
+      const AnyLinear& linear = block.*named_linears[i].linear;
+      count(linear, true);
+      // A bias of the float model is a parameter; one that was learned is part of the weights'
+      // bits.
+      if (!has_bias(model.config, i)) continue;
+      size.parameters += linear.bias().size();
+      size.linear_bytes -= linear.bias().size() * sizeof(float);
+    }
     for (const auto& named : named_norms) count_vector(block.norms.*named.norm);
     for (const auto form :
          {&InputForms::attention, &InputForms::output, &InputForms::mlp, &InputForms::down}) {

@@ -46,6 +46,7 @@ struct BlockGradient {
       like(linears[i].clip_high, linear.clip_high), like(linears[i].clip_low, linear.clip_low);
       like(linears[i].a, linear.a), like(linears[i].b, linear.b);
       like(linears[i].log_scale, linear.log_scale);
+      zeros(linears[i].shift, static_cast<int>(linear.shift.size()));
       zeros(linears[i].rows, linear.out()), zeros(linears[i].columns, linear.in());
       zeros(factors[static_cast<std::size_t>(input_of[i])], linear.in());
     }

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // How are all blocks tuned together? KL of the quantized model's logits against the float model's,
-// over weight scales, branches, clips of inputs and cache, and norm gains: this is where most of
-// what tuning can give comes from. Only the blocks' inputs are kept on the way up; each block is
-// run again on the way down.
+// over weight scales, branches, biases, clips of inputs and cache, and norm gains: this is where
+// most of what tuning can give comes from. Only the blocks' inputs are kept on the way up; each
+// block is run again on the way down.
 
 #include <cmath>
 #include <cstddef>
@@ -17,6 +17,7 @@
 #include <bisup/core/contract.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/core/thread_pool.hpp>
+#include <bisup/tune/biases.hpp>
 #include <bisup/tune/block_gradient.hpp>
 #include <bisup/tune/block_tuner.hpp>
 #include <bisup/tune/logit_loss.hpp>
@@ -41,7 +42,8 @@ template <class T>
 using Embed = std::function<void(std::span<const int> ids, MatrixRef<T> into)>;
 
 struct EndToEndRates {
-  double low_rank = 5e-4, clips = 2e-3, norm_gains = 5e-4, scales = 0;  // 0: not learned
+  double low_rank = 5e-4, clips = 2e-3, norm_gains = 5e-4, scales = 0,
+         biases = 0;  // 0: not learned
 };
 
 // Few steps follow each other through a loss that falls fast, so gradients' squares are forgotten
@@ -94,6 +96,7 @@ class EndToEnd {
       if (rates.scales > 0)
         all.push_back(weight_scales(blocks_[i], gradients_[i], rates.scales, pool_));
       if (rates.low_rank > 0) all.push_back(low_rank(blocks_[i], gradients_[i], rates.low_rank));
+      if (rates.biases > 0) all.push_back(biases(blocks_[i], gradients_[i], rates.biases));
       if (rates.clips > 0) {
         all.push_back(activation_clips(blocks_[i], gradients_[i], rates.clips));
         all.push_back(cache_clips(blocks_[i], gradients_[i], rates.clips));

@@ -22,7 +22,7 @@ namespace bisup::tune {
 // What the caller learns: only what these need is computed.
 struct Wanted {
   bool weight_clips = false, smoothing = false, low_rank = false, activation_clips = false,
-       cache_clips = false, norm_gains = false, weight_scales = false;
+       cache_clips = false, norm_gains = false, weight_scales = false, biases = false;
   bool input = false;  // the gradient of what enters the block
 
   // The gradient of the weights is needed, formed, used and forgotten, linear by linear.
@@ -33,7 +33,7 @@ struct Wanted {
 template <class T>
 struct LinearGradient {
   Matrix<T> clip_high, clip_low, a, b, log_scale;
-  std::vector<T> rows, columns;
+  std::vector<T> rows, columns, shift;
 };
 
 // An input on its way; `arriving` is the caller's and must outlive its use.
@@ -146,11 +146,8 @@ void apply(const SimulatedLinear<T>& linear, const PreparedInput<T>& x, bool bra
     if (y.empty()) return;
     multiply_transposed(std::as_const(projected).ref(), linear.b.ref(), y, Into::add, pool);
   }
-  if (y.empty() || linear.bias.empty()) return;
-  std::vector<T> bias = linear.bias;
-  for (int r = 0; r < linear.out(); ++r) {
-    bias[static_cast<std::size_t>(r)] *= linear.row_scale(r);
-  }
+  const std::vector<T> bias = linear.effective_bias();
+  if (y.empty() || bias.empty()) return;
   const auto add_row = row_kernels<T>().add;
   detail::over_rows(y.rows(), y.cols(), pool,
                     [&](int t) { add_row(bias.data(), y.cols(), y.row_data(t)); });
@@ -170,6 +167,18 @@ void log_scale_gradient(const RowRounding& codes, std::span<const T> weights,
     into[g] +=
         static_cast<T>(dot<T>(weights.subspan(first, count), gradient.subspan(first, count)));
   }
+}
+
+// Sums over tokens.
+template <class T>
+std::vector<T> column_sums(MatrixRef<const T> dy, ThreadPool& pool) {
+  std::vector<T> sums(static_cast<std::size_t>(dy.cols()));
+  const auto add_row = row_kernels<T>().add;
+  over_columns(dy.cols(), pool, [&](int first, int count) {
+    for (int t = 0; t < dy.rows(); ++t)
+      add_row(dy.row_data(t) + first, count, &sums[static_cast<std::size_t>(first)]);
+  });
+  return sums;
 }
 
 // dW^ = dy^T x^, through the rounding, to clips and to the logarithms of scales and factors.
@@ -215,11 +224,7 @@ void weight_gradient(const SimulatedLinear<T>& linear, const PreparedInput<T>& x
     }
   });
   if (linear.bias.empty()) return;
-  std::vector<T> dbias(linear.bias.size());
-  over_columns(linear.out(), pool, [&](int first, int count) {
-    for (int t = 0; t < dy.rows(); ++t)
-      add_row(dy.row_data(t) + first, count, &dbias[static_cast<std::size_t>(first)]);
-  });
+  const std::vector<T> dbias = column_sums(dy, pool);
   for (int r = 0; r < linear.out(); ++r) {
     const auto i = static_cast<std::size_t>(r);
     gradient.rows[i] += dbias[i] * linear.bias[i] * linear.row_scale(r);
@@ -269,6 +274,11 @@ void input_gradient(const SimulatedInput<T>& input, const PreparedInput<T>& x,
     const auto& [linear, projected, dy, gradient] = readers[i];
     if (wanted.weights() && (linear->is_derived() || linear->codes)) {
       detail::weight_gradient(*linear, x, dy, wanted, *gradient, s.dw, pool);
+    }
+    if (wanted.biases && !linear->shift.empty()) {
+      const std::vector<T> dbias = detail::column_sums(dy, pool);
+      for (std::size_t r = 0; r < dbias.size(); ++r)
+        gradient->shift[r] += dbias[r] * linear->shift_unit[r];
     }
     if (inwards) {
       multiply(dy, linear->effective(), dx, i == 0 ? Into::replace : Into::add, pool,

@@ -133,7 +133,7 @@ template <class T>
     all.weight_clips |= w.weight_clips, all.smoothing |= w.smoothing, all.low_rank |= w.low_rank;
     all.activation_clips |= w.activation_clips, all.cache_clips |= w.cache_clips;
     all.norm_gains |= w.norm_gains, all.input |= w.input;
-    all.weight_scales |= w.weight_scales;
+    all.weight_scales |= w.weight_scales, all.biases |= w.biases;
   }
   return all;
 }

@@ -47,6 +47,8 @@ template <class T>
 struct SimulatedLinear {
   Matrix<T> weights;    // [out, in]
   std::vector<T> bias;  // [out] or empty
+  // Added to the bias: shift times its unit, which stays.
+  std::vector<T> shift = {}, shift_unit = {};  // [out] or empty
   // None: the weights are used as they are, because they are float or codes already.
   std::optional<RowRounding> rounding = {};
   Matrix<T> clip_high, clip_low;  // [out, groups] or empty: no clip
@@ -74,6 +76,13 @@ struct SimulatedLinear {
   }
   [[nodiscard]] T row_scale(int r) const {
     return row_factor.empty() ? T(1) : row_factor[static_cast<std::size_t>(r)];
+  }
+  [[nodiscard]] std::vector<T> effective_bias() const {
+    std::vector<T> sum = bias;
+    for (std::size_t r = 0; r < sum.size(); ++r) sum[r] *= row_scale(static_cast<int>(r));
+    if (sum.empty()) sum.resize(shift.size());
+    for (std::size_t r = 0; r < shift.size(); ++r) sum[r] += shift[r] * shift_unit[r];
+    return sum;
   }
 };
 
