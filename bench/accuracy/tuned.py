@@ -23,18 +23,20 @@ TARGETS = {
 }
 BASE_DATA = ["--calib-samples", "24", "--calib-length", "2048"]
 NOTHING = ["--learn", "none", "--rank", "0"]
-# One ingredient at a time, learned block by block and end to end; then stages; then all.
+LEARNED = {"atom": "clips,scales,biases,norms", "quarot": "clips,scales,norms"}  # beside branches, by the recipe itself
+# One ingredient at a time, learned block by block and end to end; then stages; then all. {} is all that is learned.
 INGREDIENTS = {
     "prompt": [*NOTHING, "--cache-prompt", "bos"],
     "smoothing": ["--learn", "smoothing", "--rank", "0"],
     "clips and scales": ["--learn", "clips,scales", "--rank", "0"],
+    "biases": ["--learn", "biases", "--rank", "0"],
     "branches": ["--learn", "none"],
     "all, blocks only": ["--end-to-end", "0"],
     "all, end to end only": ["--block-steps", "0"],
     "all": [],
     "all without branches": ["--rank", "0"],
-    "all and smoothing": ["--learn", "clips,scales,norms,smoothing"],
-    "all, smoothing and prompt": ["--learn", "clips,scales,norms,smoothing", "--cache-prompt", "bos"],
+    "all and smoothing": ["--learn", "{},smoothing"],
+    "all, smoothing and prompt": ["--learn", "{},smoothing", "--cache-prompt", "bos"],
 }
 
 
@@ -67,7 +69,8 @@ def ingredient_rows():
                                 ["--method", base, *BASE_DATA], group))
             for what, arguments in INGREDIENTS.items():
                 made.append(Row(f"bisup_{base}:{bits}-g64:fast:{what.replace(',', '').replace(' ', '_')}", base, bits,
-                                what, ["--method", f"bisup_{base}", "--preset", "fast", *arguments]))
+                                what, ["--method", f"bisup_{base}", "--preset", "fast",
+                                       *[argument.format(LEARNED[base]) for argument in arguments]]))
     return made
 
 
