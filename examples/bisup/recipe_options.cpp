@@ -131,7 +131,12 @@ void add_recipe_options(CLI::App& sub, RecipeOptions& options) {
       ->check(CLI::Range(0, 4096));
   sub.add_option("--branch-energy", options.branch_energy,
                  "the lowest rank that takes this share of a linear's error off, at most --rank")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check([](const std::string& text) {  // CLI::Range takes nan
+        double share = 0;
+        return CLI::detail::lexical_cast(text, share) && share >= 0 && share <= 1
+                   ? std::string()
+                   : "must be a number from 0 to 1";
+      })
       ->capture_default_str();
   sub.add_option("--branch-type", options.branch_type,
                  "in what branches are stored: int8 unless given, or f16, of which half the rank "

@@ -68,6 +68,13 @@ TEST_CASE("memory and operations grow with what is asked for") {
   CHECK(tuned.operations == Approx(cost.operations + tuned.tuning_operations));
   CHECK(tuned.tuning_operations > 0);
   CHECK(cost.tuning_operations == 0);
+  // Smoothing is learned in steps of its own; what learns nothing takes none.
+  Recipe changed = *find_recipe("bisup_quarot");
+  changed.tuning.smoothing = true;
+  CHECK(cost_of(c, "W4A4KV4-g32", changed, {12, 2, 64}).tuning_operations > tuned.tuning_operations);
+  changed.tuning = {.block_steps = 8, .end_to_end_steps = 8, .clips = false, .scales = false,
+                    .biases = false, .norm_gains = false};
+  CHECK(cost_of(c, "W4A4KV4-g32", changed, {12, 2, 64}).operations == cost.operations);
   // Without data only the model counts, and its floats where the file has none.
   const auto plain = cost_of(c, "W4A4KV4-g32", recipes::rtn, {});
   CHECK(plain.streams == 0);

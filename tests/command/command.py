@@ -570,7 +570,8 @@ def test_usage():
     refuse(2, ["-t"], "bench", TINY, "-t", "200000")
     refuse(2, ["nothing to measure"], "bench", TINY, "-p", "0", "-n", "0")
     for option, value in (("--learn", "frob"), ("--rate", "scales"), ("--rate", "frob=1"), ("--rate", "scales=-1"),
-                          ("--rate", "scales=nan"), ("--preset", "frob")):
+                          ("--rate", "scales=nan"), ("--branch-energy", "nan"), ("--branch-energy", "2"),
+                          ("--preset", "frob")):
         refuse(2, [option], "quantize", TINY, "--scheme", "W4A4", "--method", "bisup_atom", "-o", "x", option, value)
     for scheme in ("W9A8", "W4", "W4A4-g65", "W4A4KV5", "W4A4-g64-g32", "nonsense", ""):
         refuse(2, [scheme], "quantize", TINY, "--scheme", scheme, "-o", "x")

@@ -90,22 +90,10 @@ TEST_CASE("learned biases find the constants that outputs miss") {
   ThreadPool pool(2);
   auto student = small::block<float>({.rounded = false, .smoothing = false, .rank = 0});
   const small::Angles<float> angles(small::prompt);
-  Random random(3);
-  std::vector<Matrix<float>> x, y;
-  BlockActivations<float> activations;
-  for (int i = 0; i < 8; ++i) {
-    x.push_back(small::normals<float>(small::tokens, 24, 1, random));
-    y.emplace_back(small::tokens, 24);
-    forward<float>(student, angles.view(), std::as_const(x.back()).ref(), activations,
-                   y.back().ref(), pool);
-  }
+  const small::Lesson lesson(student, angles, pool);
   for (auto& l : student.linears) l.bias.clear();
   begin_biases(student);
-  std::vector<TuningSample<float>> samples;
-  for (std::size_t i = 0; i < x.size(); ++i)
-    samples.push_back({std::as_const(x[i]).ref(), std::as_const(y[i]).ref()});
-  const std::span all(samples);
-  BlockTuner<float> tuner(student, angles.view(), all.first(6), all.last(2),
+  BlockTuner<float> tuner(student, angles.view(), lesson.training(), lesson.held_out(),
                           {.phase = {.steps = 150}}, pool);
   std::vector<ParameterGroup<float>> groups = {biases(student, tuner.gradient(), 1e-2)};
   const auto report = tuner.run_phase(groups);

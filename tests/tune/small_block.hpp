@@ -6,9 +6,12 @@
 
 #include <bisup/core/random.hpp>
 #include <bisup/tune/block_gradient.hpp>
+#include <bisup/tune/block_tuner.hpp>
 #include <cmath>
 #include <cstdint>
 #include <numeric>
+#include <span>
+#include <utility>
 #include <vector>
 
 namespace small {
@@ -159,5 +162,31 @@ inline double weighted_output(tune::SimulatedBlock<double>& block, const Angles<
   }
   return sum;
 }
+
+// Eight inputs and what a block, as it is, makes of them: six to learn from, two held out.
+struct Lesson {
+  std::vector<Matrix<float>> x, y;
+  std::vector<tune::TuningSample<float>> samples;
+
+  Lesson(const tune::SimulatedBlock<float>& teacher, const Angles<float>& angles,
+         ThreadPool& pool) {
+    Random random(3);
+    tune::BlockActivations<float> activations;
+    for (int i = 0; i < 8; ++i) {
+      x.push_back(normals<float>(tokens, shape.hidden, 1, random));
+      y.emplace_back(tokens, shape.hidden);
+      tune::forward<float>(teacher, angles.view(), x.back().ref(), activations, y.back().ref(),
+                           pool);
+    }
+    for (std::size_t i = 0; i < x.size(); ++i)
+      samples.push_back({std::as_const(x[i]).ref(), std::as_const(y[i]).ref()});
+  }
+  [[nodiscard]] std::span<const tune::TuningSample<float>> training() const {
+    return std::span(samples).first(6);
+  }
+  [[nodiscard]] std::span<const tune::TuningSample<float>> held_out() const {
+    return std::span(samples).last(2);
+  }
+};
 
 }  // namespace small

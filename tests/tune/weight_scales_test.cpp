@@ -154,26 +154,14 @@ TEST_CASE("learned scales find the size that the weights should have") {
   teacher.cache.keys = teacher.cache.values = {};
   refresh(teacher, pool);
   const small::Angles<float> angles(small::prompt);
-  Random random(3);
-  std::vector<Matrix<float>> x, y;
-  BlockActivations<float> activations;
-  for (int i = 0; i < 8; ++i) {
-    x.push_back(small::normals<float>(small::tokens, 24, 1, random));
-    y.emplace_back(small::tokens, 24);
-    forward<float>(teacher, angles.view(), std::as_const(x.back()).ref(), activations,
-                   y.back().ref(), pool);
-  }
+  const small::Lesson lesson(teacher, angles, pool);
   auto& student = teacher;
   for (auto& l : student.linears) {
     for (int r = 0; r < l.out(); ++r) {
       for (float& w : l.weights.row(r).first(static_cast<std::size_t>(l.in() - 4))) w *= 0.9f;
     }
   }
-  std::vector<TuningSample<float>> samples;
-  for (std::size_t i = 0; i < x.size(); ++i)
-    samples.push_back({std::as_const(x[i]).ref(), std::as_const(y[i]).ref()});
-  const std::span all(samples);
-  BlockTuner<float> tuner(student, angles.view(), all.first(6), all.last(2),
+  BlockTuner<float> tuner(student, angles.view(), lesson.training(), lesson.held_out(),
                           {.phase = {.steps = 150}}, pool);
   std::vector<ParameterGroup<float>> groups = {
       weight_scales(student, tuner.gradient(), 4e-2, pool)};

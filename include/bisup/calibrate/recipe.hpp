@@ -146,6 +146,17 @@ inline constexpr std::array all = {rtn,
   return std::nullopt;
 }
 
+namespace detail {
+
+// Without the zeros behind the last digit.
+[[nodiscard]] inline std::string number(double value) {
+  std::string text = std::to_string(value);
+  text.erase(text.find_last_not_of('0') + 1);
+  return text.ends_with('.') ? text + "0" : text;
+}
+
+}  // namespace detail
+
 // What tuning learns, for people.
 [[nodiscard]] inline std::string learned(const Tuning& tuning) {
   std::string text;
@@ -154,16 +165,10 @@ inline constexpr std::array all = {rtn,
   };
   add(tuning.smoothing, "smoothing before the rounding");
   std::string rank = std::to_string(tuning.rank);
-  if (tuning.branch_bits > 0) {
-    rank += " or less, for " + std::to_string(tuning.branch_bits);
-    rank.erase(rank.find_last_not_of('0') + 1);
-    rank += " bits a weight at most";
-  }
-  if (tuning.branch_energy < 1) {
-    rank += ", as much as takes " + std::to_string(tuning.branch_energy);
-    rank.erase(rank.find_last_not_of('0') + 1);
-    rank += " of the error off";
-  }
+  if (tuning.branch_bits > 0)
+    rank += " or less, for " + detail::number(tuning.branch_bits) + " bits a weight at most";
+  if (tuning.branch_energy < 1)
+    rank += ", as much as takes " + detail::number(tuning.branch_energy) + " of the error off";
   add(tuning.rank > 0,
       "branches of rank " + rank + ", in " + (tuning.branch_type == DType::i8 ? "int8" : "f16"));
   add(tuning.clips, "clips"), add(tuning.scales, "scales of weights");
@@ -173,11 +178,7 @@ inline constexpr std::array all = {rtn,
 
 // What the recipe does, slot by slot, for people.
 [[nodiscard]] inline std::string explain(const Recipe& recipe) {
-  const auto number = [](double value) {
-    std::string text = std::to_string(value);
-    text.erase(text.find_last_not_of('0') + 1);
-    return text.ends_with('.') ? text + "0" : text;
-  };
+  using detail::number;
   const auto clip = [&](const ClipChoice& choice) {
     return choice.constant ? number(*choice.constant)
                            : std::string("searched for the least damage on held-out data");
