@@ -121,6 +121,9 @@ class Bench:
                   "bits_per_weight": quantized["bits_per_weight"], "bytes": quantized["bytes"],
                   "seconds": quantized["seconds"], "peak_memory_bytes": quantized["peak_memory_bytes"],
                   "simulated_window_nll": None}
+        if quantized.get("end_to_end_training"):  # of methods that tune all blocks together
+            result["end_to_end"] = {"held_out": quantized["end_to_end_held_out"],
+                                    "training": quantized["end_to_end_training"]}
         if self.options.second_text:
             result["second"] = {"text": digest(self.options.second_text),
                                 **self.compare(row, path, self.options.second_text)}

@@ -294,6 +294,8 @@ struct QuantizeCommand {
              {"end_to_end_before", tuned ? Json(together.before) : Json()},
              {"end_to_end_best", tuned ? Json(together.best) : Json()},
              {"end_to_end_step", tuned ? Json(together.best_step) : Json()},
+             {"end_to_end_held_out", together.held_out},
+             {"end_to_end_training", together.training_means()},
              {"seconds", clock.seconds()}});
       return {};
     }

@@ -45,6 +45,13 @@ TEST_CASE("a phase descends and reports what it saw") {
   CHECK(bowl.changes == 32);  // the start, each step, the best put back
 }
 
+TEST_CASE("training losses are told by the evaluations between which they were seen") {
+  PhaseReport report;
+  CHECK(report.training_means().empty());
+  report.training = {9, 7, 5, 3, 2, 1}, report.held_out = {10, 6, 4, 4};
+  CHECK(report.training_means() == std::vector<double>{8, 4, 1.5});
+}
+
 TEST_CASE("a phase never ends worse than it began, and ends at its best") {
   Bowl away(0.5);
   away.goal = {100, 100};  // training pulls away from what held-out data want

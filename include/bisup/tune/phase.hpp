@@ -37,6 +37,20 @@ struct PhaseReport {
   std::vector<double> held_out;  // of each evaluation, the first before any step
   int recoveries = 0;
   bool interrupted = false;
+
+  // Mean training loss between one evaluation and the next, one fewer than held_out: beside it they
+  // say whether more data or more to learn would help.
+  [[nodiscard]] std::vector<double> training_means() const {
+    std::vector<double> means;
+    const std::size_t parts = held_out.empty() ? 0 : held_out.size() - 1;
+    for (std::size_t i = 0; i < parts; ++i) {
+      const auto first = training.size() * i / parts, last = training.size() * (i + 1) / parts;
+      double sum = 0;
+      for (std::size_t step = first; step < last; ++step) sum += training[step];
+      means.push_back(sum / static_cast<double>(std::max<std::size_t>(last - first, 1)));
+    }
+    return means;
+  }
 };
 
 // What a phase asks of what it tunes.
