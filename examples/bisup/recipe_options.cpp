@@ -72,6 +72,7 @@ void change(Tuning& tuning, const RecipeOptions& options) {
   }
   if (options.rank >= 0) tuning.rank = options.rank, tuning.branch_bits = 0;
   tuning.branch_energy = options.branch_energy;
+  if (!options.branch_start.empty()) tuning.regression = options.branch_start == "regression";
   if (!options.branch_type.empty())
     tuning.branch_type = options.branch_type == "f16" ? bisup::DType::f16 : bisup::DType::i8;
   if (options.block_steps >= 0) tuning.block_steps = options.block_steps;
@@ -138,6 +139,11 @@ void add_recipe_options(CLI::App& sub, RecipeOptions& options) {
                    : "must be a number from 0 to 1";
       })
       ->capture_default_str();
+  sub.add_option(
+         "--branch-start", options.branch_start,
+         "where they begin: svd, at the error of the weights, or regression, at that of the "
+         "outputs where there are 16 tokens for each input")
+      ->check(CLI::IsMember({"svd", "regression"}));
   sub.add_option("--branch-type", options.branch_type,
                  "in what branches are stored: int8 unless given, or f16, of which half the rank "
                  "costs as much")

@@ -145,10 +145,12 @@
 #include <bisup/calibrate/simulated.hpp>
 #include <bisup/calibrate/simulation.hpp>
 #include <bisup/calibrate/smooth_block.hpp>
+#include <bisup/calibrate/start_branches.hpp>
 #include <bisup/calibrate/statistics.hpp>
 #include <bisup/calibrate/stream.hpp>
 #include <bisup/calibrate/transform_block.hpp>
 #include <bisup/calibrate/tune_block.hpp>
 #include <bisup/calibrate/tune_model.hpp>
 #include <bisup/calibrate/tuning.hpp>
+#include <bisup/calibrate/tuning_data.hpp>
 #include <bisup/kernel/target.hpp>

@@ -24,13 +24,16 @@
 #include <bisup/calibrate/round_block.hpp>
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/calibrate/smooth_block.hpp>
+#include <bisup/calibrate/start_branches.hpp>
 #include <bisup/calibrate/statistics.hpp>
 #include <bisup/calibrate/stream.hpp>
 #include <bisup/calibrate/transform_block.hpp>
 #include <bisup/calibrate/tune_block.hpp>
+#include <bisup/calibrate/tuning_data.hpp>
 #include <bisup/core/result.hpp>
 #include <bisup/core/scheme.hpp>
 #include <bisup/core/thread_pool.hpp>
+#include <bisup/tune/rope_angles.hpp>
 
 namespace bisup {
 
@@ -293,16 +296,19 @@ class BlockCalibrator {
     const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
     auto block = simulated<T>(done.weights, shape(), entry, policy(), pool_);
     begin_with(block.cache, prompt_.stored, 0);
+    const TuningData<T> data({streams.quantized, streams.exact, streams.crops},
+                             recipe_.tuning.length);
+    const tune::RopeAngleTable<T> angles(config_, block.cache.prompt(), recipe_.tuning.length);
+    tune::multiply_in(block, recipe_.tuning.products);
     if (recipe_.tuning.rank > 0) {
-      if (auto started = start_branches<T>(block, floats.weights, power, recipe_.tuning, pool_);
+      if (auto started = start_branches<T>(block, floats.weights, power, angles.view(),
+                                           data.training, recipe_.tuning, pool_);
           !started) {
         return started;
       }
     }
     if (recipe_.tuning.tunes_blocks()) {
-      const auto phase =
-          tune_block<T>(block, config_, {streams.quantized, streams.exact, streams.crops},
-                        recipe_.tuning, 0, pool_);
+      const auto phase = tune_block<T>(block, angles.view(), data, recipe_.tuning, 0, pool_);
       done.report.tuning_gain = phase.before > 0 ? phase.best / phase.before : 1;
     }
     FinishedBlock tuned = done;

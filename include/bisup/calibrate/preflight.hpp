@@ -194,8 +194,12 @@ struct BlockSizes {
   const std::size_t hidden_states = f32 * all * first_tokens * sizes.hidden;
   if (recipe.tuning.tunes_blocks() || recipe.tuning.smooths()) {
     const std::size_t kept_by_block = f32 * first_tokens * detail::activation_floats(c, recipe);
-    cost.block =
-        std::max(cost.block, 3 * f32 * weights + 2 * hidden_states + scratch + kept_by_block);
+    // Sums in double, a chunk, the mean and the cross moments (start_branches.hpp).
+    std::size_t regression = 0;
+    for (const auto& [channels, rows] : inputs)
+      regression += recipe.tuning.regression ? 20 * channels * channels : 0;
+    cost.block = std::max(
+        cost.block, 3 * f32 * weights + 2 * hidden_states + scratch + kept_by_block + regression);
   }
   if (recipe.tuning.tunes_model()) {
     cost.tuning =

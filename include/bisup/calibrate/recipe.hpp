@@ -169,6 +169,7 @@ namespace detail {
     rank += " or less, for " + detail::number(tuning.branch_bits) + " bits a weight at most";
   if (tuning.branch_energy < 1)
     rank += ", as much as takes " + detail::number(tuning.branch_energy) + " of the error off";
+  if (tuning.regression) rank += ", begun by regression";
   add(tuning.rank > 0,
       "branches of rank " + rank + ", in " + (tuning.branch_type == DType::i8 ? "int8" : "f16"));
   add(tuning.clips, "clips"), add(tuning.scales, "scales of weights");

@@ -21,8 +21,8 @@
 #include <bisup/calibrate/block_report.hpp>
 #include <bisup/calibrate/simulated.hpp>
 #include <bisup/calibrate/transform_block.hpp>
-#include <bisup/calibrate/tune_block.hpp>
 #include <bisup/calibrate/tuning.hpp>
+#include <bisup/calibrate/tuning_data.hpp>
 #include <bisup/core/format.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/quant/clip_search.hpp>

@@ -21,6 +21,9 @@ struct Tuning {
   double branch_bits = 0;  // the most bits a weight that a branch may cost; 0: what its rank costs
   // Below 1: the lowest rank that takes this share of the weighted error off, if that is less.
   double branch_energy = 1;
+  // Where branches begin: at the regression of the outputs' error where there are tokens enough, or
+  // at the error of the weights (start_branches.hpp).
+  bool regression = false;
   DType branch_type = DType::i8;  // in which its factors are stored, or f16
   int length = 512;               // first tokens of each crop that are tuned on
   int block_steps = 0;            // for each block, one crop a step
