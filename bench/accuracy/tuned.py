@@ -31,10 +31,12 @@ INGREDIENTS = {
     "clips and scales": ["--learn", "clips,scales", "--rank", "0"],
     "biases": ["--learn", "biases", "--rank", "0"],
     "branches": ["--learn", "none"],
+    "merged branches": ["--learn", "none", "--rank", "0", "--merged-rank", "32"],
     "all, blocks only": ["--end-to-end", "0"],
     "all, end to end only": ["--block-steps", "0"],
     "all": [],
     "all without branches": ["--rank", "0"],
+    "all, branches merged": ["--rank", "0", "--merged-rank", "32"],
     "all and smoothing": ["--learn", "{},smoothing"],
     "all, smoothing and prompt": ["--learn", "{},smoothing", "--cache-prompt", "bos"],
 }

@@ -72,6 +72,7 @@ void change(Tuning& tuning, const RecipeOptions& options) {
   }
   if (options.rank >= 0) tuning.rank = options.rank, tuning.branch_bits = 0;
   tuning.branch_energy = options.branch_energy;
+  if (options.merged_rank >= 0) tuning.merged_rank = options.merged_rank;
   if (!options.branch_start.empty()) tuning.regression = options.branch_start == "regression";
   if (!options.branch_type.empty())
     tuning.branch_type = options.branch_type == "f16" ? bisup::DType::f16 : bisup::DType::i8;
@@ -148,6 +149,11 @@ void add_recipe_options(CLI::App& sub, RecipeOptions& options) {
                  "in what branches are stored: int8 unless given, or f16, of which half the rank "
                  "costs as much")
       ->check(CLI::IsMember({"int8", "f16"}));
+  sub.add_option(
+         "--merged-rank", options.merged_rank,
+         "of branches that bisup_* learn before a block is rounded, as part of its weights; "
+         "they cost no bits (0 unless given)")
+      ->check(CLI::Range(0, 4096));
   sub.add_option("--learn", options.learned,
                  "what bisup_* learn beside branches, and nothing else: clips (of activations and "
                  "cache), scales (of weights), biases, norms, smoothing; or none")

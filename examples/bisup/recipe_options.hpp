@@ -16,10 +16,10 @@ namespace command {
 struct RecipeOptions {
   std::string method = "rtn", activation_clip = "search", kv_clip = "search";
   std::string weight_clip, moments, preset;  // empty: as the method has it
-  std::string branch_type;  // as the recipe has it
-  std::string branch_start;  // the same
+  std::string branch_type, branch_start;     // the same
   double branch_energy = 1;
-  int keepers = -1, rank = -1, block_steps = -1, end_to_end_steps = -1;  // -1: the same
+  int keepers = -1, rank = -1, merged_rank = -1, block_steps = -1,
+      end_to_end_steps = -1;  // -1: the same
   std::vector<std::string> learned, rates;
 };
 void add_recipe_options(CLI::App& sub, RecipeOptions& options);

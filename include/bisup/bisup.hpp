@@ -129,10 +129,12 @@
 #include <bisup/tune/weight_scales.hpp>
 #include <bisup/calibrate/basis.hpp>
 #include <bisup/calibrate/block_calibrator.hpp>
+#include <bisup/calibrate/block_clips.hpp>
 #include <bisup/calibrate/block_pass.hpp>
 #include <bisup/calibrate/block_report.hpp>
 #include <bisup/calibrate/calibrator.hpp>
 #include <bisup/calibrate/clip_choice.hpp>
+#include <bisup/calibrate/merge_branches.hpp>
 #include <bisup/calibrate/outlier_tokens.hpp>
 #include <bisup/calibrate/preflight.hpp>
 #include <bisup/calibrate/prompt_recorder.hpp>
@@ -153,4 +155,5 @@
 #include <bisup/calibrate/tune_model.hpp>
 #include <bisup/calibrate/tuning.hpp>
 #include <bisup/calibrate/tuning_data.hpp>
+#include <bisup/calibrate/unrounded_block.hpp>
 #include <bisup/kernel/target.hpp>

@@ -5,6 +5,7 @@
 #include <bisup/core/random.hpp>
 #include <bisup/evaluate/divergence.hpp>
 #include <bisup/evaluate/perplexity.hpp>
+#include <bisup/llama/model_size.hpp>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -199,6 +200,30 @@ TEST_CASE("a block whose smoothing is learned is nowhere worse than its base") {
           nll(calibrated(recipes::rtn, "W3A3KV3-g32", samples, pool).model, pool));
   }
   CHECK(smoothed > 0);  // quarot's first block gains 7 %, the others what rounding decides
+}
+
+TEST_CASE("branches merged into weights cost no bits, and no block is worse for them") {
+  ThreadPool pool(2);
+  const Samples samples = test::tiny_samples(8, 96);
+  int merged = 0;
+  for (const auto& [base, name] :
+       {std::pair{recipes::gptq, "bisup_gptq"}, std::pair{recipes::quarot, "bisup_quarot"}}) {
+    Recipe recipe = *find_recipe(name);
+    recipe.tuning = {.rank = 0, .merged_rank = 8, .length = 96, .block_steps = 24};
+    recipe.tuning.clips = recipe.tuning.scales = recipe.tuning.biases = false;
+    recipe.tuning.norm_gains = false;
+    const auto plain = calibrated(base, "W3A3KV3-g32", samples, pool);
+    const auto with = calibrated(recipe, "W3A3KV3-g32", samples, pool);
+    INFO(name);
+    CHECK(with.blocks[0].held_out_loss <= plain.blocks[0].held_out_loss);
+    CHECK(llama::model_size(with.model).bits_per_weight() ==
+          llama::model_size(plain.model).bits_per_weight());
+    for (const auto& block : with.blocks) {
+      CHECK(block.merging_gain <= 1);
+      merged += block.merging_gain < 1 ? 1 : 0;
+    }
+  }
+  CHECK(merged > 0);
 }
 
 TEST_CASE("the integer path and its simulation in floats have the same perplexity") {

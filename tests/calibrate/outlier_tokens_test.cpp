@@ -28,12 +28,14 @@ Ids words(const std::vector<std::pair<std::size_t, int>>& others) {
   return ids;
 }
 
-TEST_CASE("as many tokens are stored as a sample has outliers, those of text first, its start last") {
+TEST_CASE(
+    "as many tokens are stored as a sample has outliers, those of text first, its start last") {
   std::vector<TokenMagnitudes> samples;
   samples.push_back(sample(words({{3, dot}, {5, line}}), {{0, 900}, {3, 500}}));
   samples.push_back(sample(words({{4, dot}}), {{0, 900}, {4, 500}}));
   samples.push_back(sample(words({{7, line}}), {{0, 900}, {7, 500}}, 1));
-  // Layer 0: 4 outliers of 3 samples, so 2 tokens; the first of a sample is there because of its place.
+  // Layer 0: 4 outliers of 3 samples, so 2 tokens; the first of a sample is there because of its
+  // place.
   const auto found = outlier_tokens(samples, start, 64);
   CHECK(found.of_a_sample == Approx(4.0 / 3));
   CHECK(found.prompt == Ids{dot, start});

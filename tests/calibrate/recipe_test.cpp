@@ -17,7 +17,8 @@ TEST_CASE("every named recipe is found by its name, and only those") {
     REQUIRE(found);
     CHECK(*found == recipe);
   }
-  for (const char* name : {"rtn", "gptq", "smoothquant", "atom", "quarot"}) CHECK(names.contains(name));
+  for (const char* name : {"rtn", "gptq", "smoothquant", "atom", "quarot"})
+    CHECK(names.contains(name));
   // Every base that GPTQ or nothing rounds has its tuned recipe, which is the base and a tuning.
   for (const char* base : {"rtn", "gptq", "atom", "quarot"}) {
     const auto tuned = find_recipe("bisup_" + std::string(base));
@@ -63,7 +64,8 @@ TEST_CASE("what a recipe does is told slot by slot, with its numbers") {
   const auto says = [](const Recipe& recipe, const char* what) {
     return explain(recipe).find(what) != std::string::npos;
   };
-  for (const Recipe& recipe : recipes::all) CHECK(explain(recipe).starts_with(std::string(recipe.name) + "\n"));
+  for (const Recipe& recipe : recipes::all)
+    CHECK(explain(recipe).starts_with(std::string(recipe.name) + "\n"));
   CHECK(says(recipes::rtn, "round to nearest"));
   CHECK(says(recipes::rtn, "clip 1.0"));
   CHECK(says(recipes::smoothquant, "alpha 0.5"));
@@ -72,7 +74,8 @@ TEST_CASE("what a recipe does is told slot by slot, with its numbers") {
   CHECK(says(recipes::quarot, "Hadamard"));
   CHECK(says(recipes::quarot, "damping 0.01"));
   Recipe changed = recipes::atom;
-  changed.keepers = 96, changed.activation_clip.constant = atom_activation_clip, changed.damping = 0.05;
+  changed.keepers = 96, changed.activation_clip.constant = atom_activation_clip,
+  changed.damping = 0.05;
   CHECK(says(changed, "the last 96 kept"));
   CHECK(says(changed, "activations  clip 0.9"));
   CHECK(says(changed, "damping 0.05"));

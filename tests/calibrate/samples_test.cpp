@@ -1,7 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
-#include <bisup/calibrate/samples.hpp>
 #include <algorithm>
+#include <bisup/calibrate/samples.hpp>
 #include <numeric>
 #include <set>
 
@@ -22,7 +22,8 @@ TEST_CASE("crops are pieces of the text, and none crosses the split") {
   for (const int size : {120, 121, 999, 5000}) {
     const int split = size - static_cast<int>(0.15 * size);
     for (std::uint64_t seed = 0; seed < 20; ++seed) {
-      const auto samples = cut_samples(places(size), size, {.samples = 24, .length = 60, .seed = seed});
+      const auto samples =
+          cut_samples(places(size), size, {.samples = 24, .length = 60, .seed = seed});
       REQUIRE(samples);
       REQUIRE(samples->crops.size() == 24);
       REQUIRE(samples->held_out.size() == 4);
@@ -33,7 +34,8 @@ TEST_CASE("crops are pieces of the text, and none crosses the split") {
         }
       }
       for (const auto& crop : samples->crops) REQUIRE((crop.size() == 60 && crop.back() < split));
-      for (const auto& crop : samples->held_out) REQUIRE((crop.size() <= 60 && crop.front() >= split));
+      for (const auto& crop : samples->held_out)
+        REQUIRE((crop.size() <= 60 && crop.front() >= split));
     }
   }
 }
@@ -49,7 +51,8 @@ TEST_CASE("every place of a part can begin a crop") {
 
 TEST_CASE("crops of a text that is as long leave nothing of it unread") {
   for (std::uint64_t seed = 0; seed < 5; ++seed) {
-    const auto samples = cut_samples(places(2400), 2400, {.samples = 34, .length = 60, .seed = seed});
+    const auto samples =
+        cut_samples(places(2400), 2400, {.samples = 34, .length = 60, .seed = seed});
     REQUIRE(samples);
     std::set<int> read;
     int forward = 0;
@@ -103,7 +106,8 @@ TEST_CASE("whole sequences are samples, the last of them held out") {
   REQUIRE(samples.crops.size() == 3);
   REQUIRE(samples.held_out.size() == 2);
   for (int i = 0; i < 5; ++i) {
-    const auto& sample = i < 3 ? samples.crops[static_cast<std::size_t>(i)] : samples.held_out[static_cast<std::size_t>(i - 3)];
+    const auto& sample = i < 3 ? samples.crops[static_cast<std::size_t>(i)]
+                               : samples.held_out[static_cast<std::size_t>(i - 3)];
     CHECK((sample.size() == 10 && sample.front() == 10 * i && sample.back() == 10 * i + 9));
   }
   CHECK_THROWS_AS(whole_samples(places(50), 10, 5), ContractViolation);
@@ -121,7 +125,8 @@ TEST_CASE("mixed samples are those of both, in an order that the seed says") {
   CHECK(both.crops == mixed(one, other, 4).crops);
   CHECK(both.crops != mixed(one, other, 5).crops);
   // 20 of 40 taken by chance have 10 +- 1.6 of the one.
-  const auto half = std::count_if(both.crops.begin(), both.crops.begin() + 20, [](const auto& c) { return c[0] < 100; });
+  const auto half = std::count_if(both.crops.begin(), both.crops.begin() + 20,
+                                  [](const auto& c) { return c[0] < 100; });
   CHECK((half > 2 && half < 18));
   auto sorted = both.crops;
   std::sort(sorted.begin(), sorted.end());

@@ -1,7 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
-#include <bisup/calibrate/self_generate.hpp>
 #include <algorithm>
+#include <bisup/calibrate/self_generate.hpp>
 #include <bisup/llama/session.hpp>
 #include <limits>
 #include <set>
@@ -13,7 +13,9 @@ namespace {
 
 using namespace bisup;
 
-llama::Model tiny_model() { return llama::read_model(test::tiny_source()).value(); }
+llama::Model tiny_model() {
+  return llama::read_model(test::tiny_source()).value();
+}
 
 TEST_CASE("sequences have their lengths, and a seed gives them again") {
   const auto model = tiny_model();
@@ -51,12 +53,14 @@ TEST_CASE("each text begins anywhere, goes on greedily for a few tokens and is t
   model.config.eos_ids.clear();
   for (int id = 0; id < model.config.vocab_size; id += 4) model.config.eos_ids.push_back(id);
   const int length = 100, greedy = 3;
-  const auto ids = self_generate(model, {.sequences = 1, .length = length, .greedy = greedy, .seed = 1});
+  const auto ids =
+      self_generate(model, {.sequences = 1, .length = length, .greedy = greedy, .seed = 1});
   REQUIRE(ids);
   auto session = llama::Session::make(model, length).value();
   int texts = 1, sampled = 0;
   for (int t = 0, since = 0; t + 1 < length; ++t) {
-    const int id = (*ids)[static_cast<std::size_t>(t)], next = (*ids)[static_cast<std::size_t>(t + 1)];
+    const int id = (*ids)[static_cast<std::size_t>(t)],
+              next = (*ids)[static_cast<std::size_t>(t + 1)];
     const auto logits = session.next_logits(std::span(&id, 1));
     if (id % 4 == 0) {
       ++texts, since = 0;
@@ -76,10 +80,11 @@ TEST_CASE("each text begins anywhere, goes on greedily for a few tokens and is t
 
 TEST_CASE("a stopped and a broken model are errors") {
   auto model = tiny_model();
-  const auto stopped = self_generate(model, {.sequences = 3, .length = 4, .progress = [](long done, long all) {
-                                               CHECK(all == 12);
-                                               return done < 7;
-                                             }});
+  const auto stopped =
+      self_generate(model, {.sequences = 3, .length = 4, .progress = [](long done, long all) {
+                              CHECK(all == 12);
+                              return done < 7;
+                            }});
   REQUIRE_FALSE(stopped);
   CHECK(stopped.error().code == Errc::interrupted);
   model.final_norm.assign(model.final_norm.size(), std::numeric_limits<float>::quiet_NaN());

@@ -2,101 +2,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/calibrate/clip_choice.hpp>
 #include <bisup/calibrate/smooth_block.hpp>
-#include <bisup/tune/block_gradient.hpp>
 #include <cmath>
-#include <cstdint>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include <bisup_test.hpp>
-#include <calibrate/tiny_llama.hpp>
+#include <calibrate/unrounded_block.hpp>
 #include <normals.hpp>
 
 namespace {
 
 using namespace bisup;
 
-constexpr int tokens = 48, crops = 8, held_out = 3;
-constexpr Format weight_format{.bits = 3, .group = 32};
-const Tuning tuning{.length = tokens, .block_steps = 12, .smoothing = true};
+const Tuning tuning{.length = test::tokens, .block_steps = 12, .smoothing = true};
 
-// Block 1 of the model in a basis, some of whose norms' channels were made large, with streams.
-struct Problem {
-  ThreadPool pool{2};
-  io::Checkpoint source = test::tiny_source();
-  llama::Config config = source.config();
-  BasisBlock block;
-  SitePower power;
-  BlockReport report;
-  std::optional<Stream> inputs, targets;
-  llama::BlockWeights<llama::AnyLinear> view;
-
-  explicit Problem(const Recipe& recipe, float outliers = 25) {
-    const auto basis = ModelBasis::make(config, Basis::natural, 3).value();
-    block = read_basis_block(source, 1, basis, pool).value();
-    ModelBasis::make(config, recipe.basis, 3).value().change(block, pool);
-    for (const std::size_t c : {3U, 17U, 40U})
-      block.weights.attention_norm[c] *= outliers, block.weights.mlp_norm[c] *= outliers;
-    const std::vector<int> lengths(crops + held_out, tokens);
-    inputs = Stream::allocate(lengths, config.hidden_size, DType::f32, heap_memory).value();
-    targets = Stream::allocate(lengths, config.hidden_size, DType::f32, heap_memory).value();
-    std::vector<ChannelStatistics> statistics;
-    for (const int width : {config.hidden_size, config.heads * config.head_dim, config.hidden_size,
-                            config.intermediate_size})
-      statistics.emplace_back(width);
-    for (int i = 0; i < crops + held_out; ++i) {
-      const Matrix<float> x =
-          test::normals(tokens, config.hidden_size, 10 + static_cast<std::uint64_t>(i));
-      inputs->write(i, x.ref());
-      tune::BlockActivations<float> a;
-      targets->write(i, output(block, x.ref(), a).ref());
-      for (std::size_t site = 0; site < 4; ++site) statistics[site].add(a.inputs[site].before);
-    }
-    power = transform_block(block, statistics, recipe, report, pool);
-  }
-
-  [[nodiscard]] BlockShape shape() const {
-    return {config.hidden_size,       config.heads,   config.kv_heads, config.head_dim,
-            config.intermediate_size, config.norm_eps};
-  }
-  // In floats, or with inputs rounded.
-  tune::SimulatedBlock<float> simulate(const BasisBlock& of, bool rounded) {
-    auto dense = dense_view(of);
-    for (std::size_t i = 0; i < 4 && rounded; ++i) {
-      llama::InputForm& form = dense.inputs.*llama::named_inputs[i].input;
-      form.format = ActivationFormat{.bits = 4, .group = 32};
-      form.simulate = true, form.keepers = report.inputs[i].keepers;
-    }
-    return simulated<float>(dense, shape(), KvEntry{}, KvPolicy{}, pool);
-  }
-  Matrix<float> output(const tune::SimulatedBlock<float>& of, MatrixRef<const float> x,
-                       tune::BlockActivations<float>& a) {
-    const tune::RopeAngleTable<float> angles(config, 0, x.rows());
-    Matrix<float> y(x.rows(), x.cols());
-    tune::forward<float>(of, angles.view(), x, a, y.ref(), pool);
-    return y;
-  }
-  Matrix<float> output(const BasisBlock& of, MatrixRef<const float> x,
-                       tune::BlockActivations<float>& a) {
-    return output(simulate(of, false), x, a);
-  }
+struct Problem : test::UnroundedBlock {
+  using UnroundedBlock::UnroundedBlock;
   std::optional<SmoothedBlock> smoothed(const Tuning& with) {
-    return smooth_block<float>(simulate(block, true), {block, power, weight_format, report}, config,
-                               {*inputs, *targets, crops}, with, pool);
-  }
-  // On held-out crops, weights rounded to nearest.
-  double loss(const BasisBlock& of, const SitePower& with) {
-    auto rounded = simulate(of, true);
-    detail::round_weights(rounded, {of, with, weight_format, report}, pool);
-    double error = 0;
-    Matrix<float> x, z;
-    tune::BlockActivations<float> a;
-    for (int i = crops; i < crops + held_out; ++i) {
-      inputs->read(i, x), targets->read(i, z);
-      error += detail::square_difference(output(rounded, std::as_const(x).ref(), a).ref(), z.ref());
-    }
-    return error;
+    return smooth_block<float>(simulate(block, true), start(block, power), config, streams(), with,
+                               pool);
   }
 };
 
@@ -108,7 +33,7 @@ TEST_CASE("a smoothed block computes in floats what it computed before") {
     const auto made = p.smoothed(tuning);
     INFO(recipe.name);
     REQUIRE(made);
-    const Matrix<float> x = test::normals(tokens, p.config.hidden_size, 99);
+    const Matrix<float> x = test::normals(test::tokens, p.config.hidden_size, 99);
     tune::BlockActivations<float> before, after;
     const auto y = p.output(p.block, x.ref(), before), z = p.output(made->block, x.ref(), after);
     // Rounding of some hundred terms, 2^-24 each; a site that was merged on one side only is off by

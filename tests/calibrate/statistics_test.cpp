@@ -52,7 +52,8 @@ TEST_CASE("channel statistics of two parts are merged into those of the whole") 
       // 500 sums in double, in another order; none is larger than the sum of magnitudes.
       const double bound = 500 * 0x1p-53;
       CHECK(std::fabs(left.squares[c] - whole.squares[c]) <= bound * whole.squares[c]);
-      CHECK(std::fabs(left.sums[c] - whole.sums[c]) <= bound * 500 * static_cast<double>(whole.largest[c]));
+      CHECK(std::fabs(left.sums[c] - whole.sums[c]) <=
+            bound * 500 * static_cast<double>(whole.largest[c]));
     }
   }
 }
@@ -73,7 +74,8 @@ TEST_CASE("second moments are those of a double sum, symmetric, and 0 where no i
         sum += product, magnitude += std::fabs(product);
       }
       // Float sums of at most 2048 products; each sum rounds once, and the mean once more.
-      CHECK(std::fabs(static_cast<double>(h(i, j)) - sum / tokens) <= (2048 + 2) * 0x1p-24 * magnitude / tokens);
+      CHECK(std::fabs(static_cast<double>(h(i, j)) - sum / tokens) <=
+            (2048 + 2) * 0x1p-24 * magnitude / tokens);
       CHECK(h(i, j) == h(j, i));
     }
   }
@@ -95,14 +97,15 @@ TEST_CASE("second moments of two parts are merged into those of the whole") {
     const auto h = left.mean();
     for (int i = 0; i < n; ++i) {
       for (int j = 0; j < n; ++j) {
-        // Parts that end where a chunk does add the same floats in the same order. Others sum at most
-        // 2048 products a chunk in another order: 2048 roundings on either side, of what the
+        // Parts that end where a chunk does add the same floats in the same order. Others sum at
+        // most 2048 products a chunk in another order: 2048 roundings on either side, of what the
         // inequality of Cauchy bounds.
         const double bound = cut == 2048 ? 0
                                          : 2 * (2048 + 2) * 0x1p-24 *
                                                std::sqrt(static_cast<double>(expected(i, i)) *
                                                          static_cast<double>(expected(j, j)));
-        CHECK(std::fabs(static_cast<double>(h(i, j)) - static_cast<double>(expected(i, j))) <= bound);
+        CHECK(std::fabs(static_cast<double>(h(i, j)) - static_cast<double>(expected(i, j))) <=
+              bound);
       }
     }
   }

@@ -243,6 +243,7 @@ def test_explain():
     check("scales of weights:" in tuned("--learn", "scales") and "clips" not in tuned("--learn", "scales"), tuned())
     check("takes 0.5 of the error off" in tuned("--branch-energy", "0.5"), tuned("--branch-energy", "0.5"))
     check("regression" in tuned("--branch-start", "regression") and "regression" not in tuned(), tuned())
+    check("rank 8 merged" in tuned("--merged-rank", "8") and "merged" not in tuned(), tuned("--merged-rank", "8"))
     check("smoothing" in tuned("--learn", "norms,smoothing"), tuned("--learn", "norms,smoothing"))
     check("scales" not in tuned("--learn", "none"), tuned("--learn", "none"))
     check("24 steps a block, 120 end to end" in tuned("--preset", "fast"), tuned("--preset", "fast"))

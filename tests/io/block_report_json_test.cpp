@@ -14,13 +14,16 @@ using io::Json;
 BlockReport some_report() {
   BlockReport report;
   report.layer = 3, report.loss = 0.1, report.held_out_loss = 1.0 / 3;
-  report.key_clip = 0.85f, report.value_clip = 0.7f, report.smoothing_gain = 0.8, report.tuning_gain = 0.6;
+  report.key_clip = 0.85f, report.value_clip = 0.7f, report.smoothing_gain = 0.8,
+  report.merging_gain = 0.7, report.tuning_gain = 0.6;
   int i = 0;
   for (const char* name : {"attention", "output", "mlp", "down"}) {
-    report.inputs[static_cast<std::size_t>(i)] = {name, 0.9f - 0.1f * static_cast<float>(i), 0.5 + i, 32 * i, {1.5f, 0.1f}, {0.3f}};
+    report.inputs[static_cast<std::size_t>(i)] = {
+        name, 0.9f - 0.1f * static_cast<float>(i), 0.5 + i, 32 * i, {1.5f, 0.1f}, {0.3f}};
     ++i;
   }
-  report.linears = {{"self_attn.q_proj", 1e-3, 2e-3, 0.01, 4, 5, false}, {"mlp.down_proj", 0.2, 0.2, 1, 0, 64, true}};
+  report.linears = {{"self_attn.q_proj", 1e-3, 2e-3, 0.01, 4, 5, false},
+                    {"mlp.down_proj", 0.2, 0.2, 1, 0, 64, true}};
   report.seconds = 12.5, report.times = {{"rounding", 7.25}, {"clips", 0.5}};
   return report;
 }
@@ -74,8 +77,10 @@ TEST_CASE("what is no report is refused") {
     bad[key] = "x";
     CHECK_FALSE(read(bad));
   }
-  for (const auto& [list, key, value] : {std::tuple{"inputs", "clip", Json("x")}, {"inputs", "largest_before", Json(3)},
-                                         {"linears", "error", Json::array()}, {"linears", "dead_columns", Json(1.5)},
+  for (const auto& [list, key, value] : {std::tuple{"inputs", "clip", Json("x")},
+                                         {"inputs", "largest_before", Json(3)},
+                                         {"linears", "error", Json::array()},
+                                         {"linears", "dead_columns", Json(1.5)},
                                          {"times", "seconds", Json("x")}}) {
     Json bad = good;
     bad[list][0][key] = value;

@@ -103,6 +103,10 @@ TEST_CASE("the float block's gradients are those of finite differences") {
 TEST_CASE("so are those of a rounded block with branches, smoothing, rotations and a prompt") {
   BlockProblem(small::block<double>({})).check_all();
 }
+TEST_CASE("and of ones whose branches are merged into the weights before they are rounded") {
+  for (const bool rounded : {true, false})
+    BlockProblem(small::block<double>({.rounded = rounded, .merged = true})).check_all();
+}
 TEST_CASE("and of one with affine weights whose branches read the rounded input") {
   BlockProblem(small::block<double>({.norms = false,
                                      .smoothing = false,

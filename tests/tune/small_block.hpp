@@ -76,7 +76,7 @@ struct Angles {
 
 struct Options {
   bool rounded = true, frozen_weights = false, norms = true, smoothing = true, rotated = true,
-       branch_reads_rounded = false, affine_weights = false, prompt = true;
+       branch_reads_rounded = false, affine_weights = false, prompt = true, merged = false;
   int rank = 2, recent = 0;
 };
 
@@ -99,7 +99,7 @@ tune::SimulatedBlock<T> block(const Options& options, std::uint64_t seed = 1) {
     if (options.rank > 0) {
       l.a = normals<T>(options.rank, l.in(), 0.2, random);
       l.b = normals<T>(l.out(), options.rank, 0.2, random);
-      l.kappa = static_cast<T>(0.75);
+      l.kappa = static_cast<T>(0.75), l.merged = options.merged;
     }
     if (options.smoothing) {
       l.row_factor = around<T>(l.out(), 1, 0.1, random);

@@ -17,9 +17,10 @@
 
 #include <bisup/cache/prompt_cache.hpp>
 #include <bisup/calibrate/basis.hpp>
+#include <bisup/calibrate/block_clips.hpp>
 #include <bisup/calibrate/block_pass.hpp>
 #include <bisup/calibrate/block_report.hpp>
-#include <bisup/calibrate/clip_choice.hpp>
+#include <bisup/calibrate/merge_branches.hpp>
 #include <bisup/calibrate/recipe.hpp>
 #include <bisup/calibrate/round_block.hpp>
 #include <bisup/calibrate/round_to_nearest.hpp>
@@ -41,13 +42,6 @@ struct FinishedBlock {
   Block weights;
   std::vector<KvEntry> kv;  // [kv_heads]; empty: an exact cache
   BlockReport report;
-};
-
-// The residual stream of the float model and of the quantized one: the crops, then the held-out
-// crops.
-struct Streams {
-  Stream exact, quantized;
-  int crops = 0;
 };
 
 // What all tokens of one block come after: a prompt of one layer as the float model has it, which
@@ -104,6 +98,11 @@ class BlockCalibrator {
         return finished.error();
       lap("smoothing");
     }
+    if (recipe_.tuning.merges()) {
+      if (auto finished = merge(block, power, *exact, streams, done); !finished)
+        return finished.error();
+      lap("merging");
+    }
     if (recipe_.tuning.tunes_blocks() || recipe_.tuning.tunes_model()) {
       if (auto tuned = tune(done, block, power, streams); !tuned) return tuned.error();
       lap("tuning");
@@ -122,7 +121,9 @@ class BlockCalibrator {
                      FinishedBlock& done, Lap&& lap) {
     Block weights = dense_view(block);
     KvPolicy policy = this->policy();
-    if (auto chosen = choose_clips(weights, exact, streams, policy, done.report); !chosen)
+    if (auto chosen = choose_clips({config_, scheme_, recipe_, prompt_.stored}, weights, exact,
+                                   streams, policy, done.report, pool_);
+        !chosen)
       return chosen.error();
     lap("clips");
     if (scheme_.quantizes_cache())
@@ -146,36 +147,67 @@ class BlockCalibrator {
     return {};
   }
 
-  // Learns to smooth the block, rounds it anew, and goes on with that where it is better on
-  // held-out crops: block, power and done are then the smoothed one's.
-  Result<void> smooth(BasisBlock& block, SitePower& power, BlockPass& exact, const Streams& streams,
-                      FinishedBlock& done) {
-    if (!scheme_.quantizes_weights()) return {};
+  // The block in floats as the tuner sees it: inputs and cache rounded, weights not yet.
+  [[nodiscard]] tune::SimulatedBlock<T> unrounded(const BasisBlock& block,
+                                                  const FinishedBlock& done) {
     Block floats = dense_view(block);
     set_formats(floats, true, true, done.report);
     const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
-    auto start = simulated<T>(floats, shape(), entry, policy(), pool_);
-    begin_with(start.cache, prompt_.stored, 0);
+    auto simulation = simulated<T>(floats, shape(), entry, policy(), pool_);
+    begin_with(simulation.cache, prompt_.stored, 0);
+    return simulation;
+  }
+
+  // Rounds floats that were learned about anew. Where that is better on held-out crops, done
+  // becomes it; returns the share of the loss that is left, or 1 for what stays as it was.
+  Result<double> round_anew(const BasisBlock& learned, FinishedBlock candidate, BlockPass& exact,
+                            const Streams& streams, FinishedBlock& done) {
+    if (auto rounded = round(learned, exact, streams, candidate, [](const char*) {}); !rounded)
+      return rounded.error();
+    const auto before = held_out_loss(done, streams), after = held_out_loss(candidate, streams);
+    if (!before) return before.error();
+    if (!after) return after.error();
+    if (*after >= *before) return 1.0;
+    done = std::move(candidate);
+    return *after / *before;
+  }
+
+  // Learns to smooth the block and goes on with that where it is better: block, power and done are
+  // then the smoothed one's.
+  Result<void> smooth(BasisBlock& block, SitePower& power, BlockPass& exact, const Streams& streams,
+                      FinishedBlock& done) {
+    if (!scheme_.quantizes_weights()) return {};
     auto smoothed = smooth_block<T>(
-        std::move(start), {block, power, scheme_.weight_format(), done.report}, config_,
+        unrounded(block, done), {block, power, scheme_.weight_format(), done.report}, config_,
         {streams.quantized, streams.exact, streams.crops}, recipe_.tuning, pool_);
     if (!smoothed) return {};
     FinishedBlock candidate;
     candidate.report = done.report;
-    for (std::size_t site = 0; site < 4; ++site) {
+    for (std::size_t site = 0; site < 4; ++site)
       candidate.report.inputs[site].largest_after = std::move(smoothed->largest[site]);
-    }
-    if (auto rounded = round(smoothed->block, exact, streams, candidate, [](const char*) {});
-        !rounded) {
-      return rounded;
-    }
-    const auto before = held_out_loss(done, streams), after = held_out_loss(candidate, streams);
-    if (!before) return before.error();
-    if (!after) return after.error();
-    if (*after >= *before) return {};
-    candidate.report.smoothing_gain = *after / *before;
-    done = std::move(candidate);
-    block = std::move(smoothed->block), power = std::move(smoothed->power);
+    const auto gain = round_anew(smoothed->block, std::move(candidate), exact, streams, done);
+    if (!gain) return gain.error();
+    done.report.smoothing_gain = *gain;
+    if (*gain < 1) block = std::move(smoothed->block), power = std::move(smoothed->power);
+    return {};
+  }
+
+  // The same for branches that become part of the weights; branches beside them then begin at what
+  // the rounding left of the merged ones' error.
+  Result<void> merge(BasisBlock& block, const SitePower& power, BlockPass& exact,
+                     const Streams& streams, FinishedBlock& done) {
+    if (!scheme_.quantizes_weights()) return {};
+    auto merged = merge_branches<T>(
+        unrounded(block, done), {block, power, scheme_.weight_format(), done.report}, config_,
+        {streams.quantized, streams.exact, streams.crops}, recipe_.tuning, pool_);
+    if (!merged) return merged.error();
+    if (!*merged) return {};
+    FinishedBlock candidate;
+    candidate.report = done.report;
+    const auto gain = round_anew(**merged, std::move(candidate), exact, streams, done);
+    if (!gain) return gain.error();
+    done.report.merging_gain = *gain;
+    if (*gain < 1) block = std::move(**merged);
     return {};
   }
 
@@ -220,67 +252,6 @@ class BlockCalibrator {
       if (named.input == input) return (block.*named.linear).in();
     }
     return 0;
-  }
-
-  // Clips of activations and of the cache, on held-out crops of the quantized stream.
-  Result<void> choose_clips(const Block& dense, BlockPass& exact, const Streams& streams,
-                            KvPolicy& policy, BlockReport& report) {
-    constexpr int most_tokens = 1024;
-    if (recipe_.kv_clip.constant) {
-      policy.key_clip = policy.value_clip = {*recipe_.kv_clip.constant, *recipe_.kv_clip.constant};
-    }
-    if (recipe_.activation_clip.constant) {
-      for (auto& input : report.inputs) input.clip = *recipe_.activation_clip.constant;
-    }
-    const bool activations = scheme_.quantizes_activations() && !recipe_.activation_clip.constant;
-    const bool cache = scheme_.quantizes_cache() && !recipe_.kv_clip.constant;
-    if (!activations && !cache) return {};
-
-    // Tokens are taken at equal distances out of all held-out crops.
-    int tokens = 0;
-    for (int i = streams.crops; i < streams.quantized.samples(); ++i)
-      tokens += streams.quantized.length(i);
-    const int step = std::max(1, tokens / most_tokens);
-    std::array<Matrix<float>, 4> inputs;
-    std::array<int, 4> filled{};
-    Matrix<float> x;
-    for (int i = streams.crops; i < streams.quantized.samples(); ++i) {
-      streams.quantized.read(i, x);
-      exact.inputs(dense, x.ref(), [&](int site, const llama::Activation& input) {
-        const auto at = static_cast<std::size_t>(site);
-        const MatrixRef<const float> from = input.exact();
-        if (filled[at] == 0)
-          inputs[at].resize(tokens / step + streams.quantized.samples(), from.cols());
-        for (int t = 0; t < from.rows(); t += step)
-          std::copy_n(from.row_data(t), from.cols(), inputs[at].row(filled[at]++).data());
-      });
-      if (cache && i == streams.crops) {
-        const llama::Scratch& s = exact.scratch();
-        const auto found = choose_kv_clips({s.q.ref(), s.k.ref(), s.v.ref()},
-                                           {.kv_heads = config_.kv_heads,
-                                            .head_dim = config_.head_dim,
-                                            .window = config_.sliding_window.value_or(0)},
-                                           policy, prompt_.stored, pool_);
-        if (!found) return found.error();
-        policy.key_clip = {found->keys.clip, found->keys.clip};
-        policy.value_clip = {found->values.clip, found->values.clip};
-      }
-    }
-    report.key_clip = policy.key_clip.high, report.value_clip = policy.value_clip.high;
-    for (std::size_t site = 0; activations && site < 4; ++site) {
-      std::vector<DenseView> readers;
-      for (const auto& named : llama::named_linears) {
-        if (named.input == llama::named_inputs[site].input)
-          readers.push_back((dense.*named.linear).dense()->view);
-      }
-      InputReport& input = report.inputs[site];
-      const auto found =
-          choose_activation_clip(inputs[site].ref().rows(0, filled[site]),
-                                 *input_form(scheme_, false).format, input.keepers, readers, pool_);
-      input.clip = found.clip;
-      input.clip_gain = found.unclipped > 0 ? found.damage / found.unclipped : 1;
-    }
-    return {};
   }
 
   // The policy of one layer.

@@ -53,8 +53,9 @@ struct BlockReport {
   double loss = 0, held_out_loss = 0;  // |F_q(X_q) - F(X)|^2 / |F(X)|^2
   float key_clip = 1, value_clip = 1;
   double smoothing_gain =
-      1;                   // held-out loss smoothed and rounded / rounded as it was; 1: it is not
-  double tuning_gain = 1;  // held-out loss of the tuned block / of its start
+      1;                    // held-out loss smoothed and rounded / rounded as it was; 1: it is not
+  double merging_gain = 1;  // the same of a block with branches merged into its weights
+  double tuning_gain = 1;   // held-out loss of the tuned block / of its start
   std::array<InputReport, 4> inputs;
   std::vector<LinearReport> linears;
   double seconds = 0;             // of the whole block

@@ -192,7 +192,7 @@ struct BlockSizes {
   cost.block = f32 * weights + std::max(moments + kept + scratch, dequantized ? f32 * weights : 0);
   const auto first_tokens = static_cast<std::size_t>(std::min(recipe.tuning.length, tokens.length));
   const std::size_t hidden_states = f32 * all * first_tokens * sizes.hidden;
-  if (recipe.tuning.tunes_blocks() || recipe.tuning.smooths()) {
+  if (recipe.tuning.block_phases() > 0) {
     const std::size_t kept_by_block = f32 * first_tokens * detail::activation_floats(c, recipe);
     // Sums in double, a chunk, the mean and the cross moments (start_branches.hpp).
     std::size_t regression = 0;
@@ -228,9 +228,9 @@ struct BlockSizes {
   const double step = 4 * pass(first_tokens);
   const double together = static_cast<double>(layers) * step +
                           6.0 * static_cast<double>(first_tokens) * static_cast<double>(table);
-  const int phases = (recipe.tuning.tunes_blocks() ? 1 : 0) + (recipe.tuning.smooths() ? 1 : 0);
   cost.tuning_operations =
-      static_cast<double>(layers) * phases * recipe.tuning.block_steps * step +
+      static_cast<double>(layers) * recipe.tuning.block_phases() * recipe.tuning.block_steps *
+          step +
       (recipe.tuning.tunes_model() ? recipe.tuning.end_to_end_steps * together : 0);
   cost.operations = static_cast<double>(layers) * block + cost.tuning_operations;
   return cost;

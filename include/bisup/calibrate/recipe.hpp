@@ -164,6 +164,8 @@ namespace detail {
     if (is_learned) text += (text.empty() ? "" : ", ") + name;
   };
   add(tuning.smoothing, "smoothing before the rounding");
+  add(tuning.merged_rank > 0,
+      "branches of rank " + std::to_string(tuning.merged_rank) + " merged before the rounding");
   std::string rank = std::to_string(tuning.rank);
   if (tuning.branch_bits > 0)
     rank += " or less, for " + detail::number(tuning.branch_bits) + " bits a weight at most";

@@ -18,27 +18,17 @@
 #include <vector>
 
 #include <bisup/calibrate/basis.hpp>
-#include <bisup/calibrate/block_report.hpp>
 #include <bisup/calibrate/simulated.hpp>
 #include <bisup/calibrate/transform_block.hpp>
 #include <bisup/calibrate/tuning.hpp>
 #include <bisup/calibrate/tuning_data.hpp>
-#include <bisup/core/format.hpp>
+#include <bisup/calibrate/unrounded_block.hpp>
 #include <bisup/core/thread_pool.hpp>
-#include <bisup/quant/clip_search.hpp>
 #include <bisup/transform/smoothing_scales.hpp>
 #include <bisup/tune/block_tuner.hpp>
 #include <bisup/tune/soft_smoothing.hpp>
 
 namespace bisup {
-
-// What is to be smoothed: in its basis, its channels in order.
-struct SmoothingStart {
-  const BasisBlock& block;
-  const SitePower& power;     // of the prepared inputs
-  Format format;              // of its weights
-  const BlockReport& report;  // of which inputs[].largest_after and keepers are read
-};
 
 struct SmoothedBlock {
   BasisBlock block;
@@ -46,44 +36,6 @@ struct SmoothedBlock {
 };
 
 namespace detail {
-
-// Weights, smoothed as they are now, are rounded to nearest, each group as far clipped as costs
-// least on what it reads.
-template <class T>
-void round_weights(tune::SimulatedBlock<T>& block, const SmoothingStart& start, ThreadPool& pool) {
-  for (std::size_t i = 0; i < block.linears.size(); ++i) {
-    auto& linear = block.linears[i];
-    const auto site = static_cast<std::size_t>(tune::input_of[i]);
-    const tune::RowRounding rounding{.format = start.format,
-                                     .keepers = start.report.inputs[site].keepers};
-    linear.rounding = rounding;
-    if (start.format.affine()) continue;
-    linear.clip_high.resize(linear.out(), rounding.groups(linear.in()));
-    std::vector<float> power = start.power[site];
-    for (std::size_t j = 0; j < linear.column_factor.size(); ++j)
-      power[j] /= linear.column_factor[j] * linear.column_factor[j];
-    pool.parallel_for(linear.out(), [&](int r, int) {
-      static thread_local std::vector<T> row;
-      row.resize(static_cast<std::size_t>(linear.in()));
-      tune::smoothed_row(linear, r, std::span<T>(row));
-      for (int g = 0; g < linear.clip_high.cols(); ++g) {
-        const auto [begin, end] = rounding.group(g, linear.in());
-        const auto first = static_cast<std::size_t>(begin),
-                   count = static_cast<std::size_t>(end - begin);
-        const std::span<const T> x(&row[first], count);
-        float largest = smallest_range;
-        for (const float w : x) largest = std::max(largest, std::fabs(w));
-        const float scale =
-            ClipSearch{}
-                .search(start.format, x, std::span<const float>(power).subspan(first, count))
-                .scale;
-        const float share = scale * static_cast<float>(start.format.highest()) / largest;
-        linear.clip_high(r, g) = clip_logit(share, start.format.bits);
-      }
-    });
-  }
-  refresh(block, pool);
-}
 
 // ln of the outliers' scales at a site whose last use is that of the columns of `input`'s readers.
 template <class T>
@@ -113,7 +65,7 @@ template <class T>
 // learned is better on held-out crops than no smoothing.
 template <class T>
 [[nodiscard]] std::optional<SmoothedBlock> smooth_block(tune::SimulatedBlock<T> block,
-                                                        const SmoothingStart& start,
+                                                        const UnroundedStart& start,
                                                         const llama::Config& config,
                                                         const TuningStreams& streams,
                                                         const Tuning& tuning, ThreadPool& pool) {
@@ -166,21 +118,7 @@ template <class T>
   if (!(tuner.held_out_loss() < plain)) return std::nullopt;
 
   SmoothedBlock made;
-  made.block.inputs = start.block.inputs;
-  made.block.attention_gain = start.block.attention_gain;
-  made.block.mlp_gain = start.block.mlp_gain;
-  FloatBlock<float>& w = made.block.weights;
-  FloatLinear<float>* const into[] = {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down};
-  for (std::size_t i = 0; i < block.linears.size(); ++i) {
-    const auto& linear = block.linears[i];
-    *into[i] = {Matrix<float>(linear.out(), linear.in()), linear.bias};
-    for (int r = 0; r < linear.out(); ++r) {
-      tune::smoothed_row(linear, r, into[i]->weights.row(r));
-      if (!linear.bias.empty()) into[i]->bias[static_cast<std::size_t>(r)] *= linear.row_scale(r);
-    }
-  }
-  w.attention_norm = block.attention_norm.effective(), w.mlp_norm = block.mlp_norm.effective();
-  w.query_norm = block.query_norm.weight, w.key_norm = block.key_norm.weight;
+  made.block = detail::unrounded(block, start.block);
   for (std::size_t site = 0; site < 4; ++site) {
     made.power[site] = start.power[site];
     made.largest[site] = start.report.inputs[site].largest_after;

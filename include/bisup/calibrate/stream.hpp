@@ -113,4 +113,11 @@ class Stream {
   std::shared_ptr<std::byte> data_;
 };
 
+// The residual stream of the float model and of the quantized one: the crops, then the held-out
+// crops.
+struct Streams {
+  Stream exact, quantized;
+  int crops = 0;
+};
+
 }  // namespace bisup

@@ -25,6 +25,7 @@ struct Tuning {
   // at the error of the weights (start_branches.hpp).
   bool regression = false;
   DType branch_type = DType::i8;  // in which its factors are stored, or f16
+  int merged_rank = 0;            // of branches merged into the weights before these are rounded
   int length = 512;               // first tokens of each crop that are tuned on
   int block_steps = 0;            // for each block, one crop a step
   int end_to_end_steps = 0;
@@ -41,11 +42,16 @@ struct Tuning {
 
   friend bool operator==(const Tuning&, const Tuning&) = default;
   [[nodiscard]] bool smooths() const { return smoothing && block_steps > 0; }
+  [[nodiscard]] bool merges() const { return merged_rank > 0 && block_steps > 0; }
   // Steps are taken where there is something to learn.
   [[nodiscard]] bool learns() const { return rank > 0 || clips || scales || biases || norm_gains; }
   [[nodiscard]] bool tunes_blocks() const { return learns() && block_steps > 0; }
   [[nodiscard]] bool tunes_model() const { return learns() && end_to_end_steps > 0; }
-  [[nodiscard]] bool any() const { return smooths() || tunes_blocks() || tunes_model(); }
+  // Of block_steps each: smoothing and merging before the rounding, the rest behind it.
+  [[nodiscard]] int block_phases() const {
+    return (smooths() ? 1 : 0) + (merges() ? 1 : 0) + (tunes_blocks() ? 1 : 0);
+  }
+  [[nodiscard]] bool any() const { return block_phases() > 0 || tunes_model(); }
   // Of the branch beside a linear, at most: its factors are [rank, in] and [rank, out].
   [[nodiscard]] int rank_of(int in, int out) const {
     const double of_one =

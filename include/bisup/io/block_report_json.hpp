@@ -45,6 +45,7 @@ namespace bisup::io {
           {"key_clip", report.key_clip},
           {"value_clip", report.value_clip},
           {"smoothing_gain", report.smoothing_gain},
+          {"merging_gain", report.merging_gain},
           {"tuning_gain", report.tuning_gain},
           {"inputs", inputs},
           {"linears", linears},
@@ -68,6 +69,7 @@ namespace bisup::io {
           {"key_clip", report.key_clip},
           {"value_clip", report.value_clip},
           {"smoothing_gain", report.smoothing_gain},
+          {"merging_gain", report.merging_gain},
           {"tuning_gain", report.tuning_gain},
           {"errors", errors},
           {"damping", damping},
@@ -94,6 +96,7 @@ namespace bisup::io {
   report.held_out_loss = fields.number("held_out_loss", nan);
   report.key_clip = number(fields, "key_clip"), report.value_clip = number(fields, "value_clip");
   report.smoothing_gain = fields.number("smoothing_gain", nan);
+  report.merging_gain = fields.number("merging_gain", nan);
   report.tuning_gain = fields.number("tuning_gain", nan);
   report.seconds = fields.number("seconds", nan);
   const Json* inputs = fields.find("inputs");

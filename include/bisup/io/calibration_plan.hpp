@@ -42,15 +42,16 @@ namespace detail {
 
 // Both by name, so that a new field that is not written down does not compile.
 [[nodiscard]] inline Json describe(const Tuning& tuning) {
-  const auto& [rank, branch_bits, branch_energy, regression, branch_type, length, block_steps,
-               end_to_end_steps, clips, scales, biases, norm_gains, smoothing, branch_rate,
-               end_to_end_branch_rate, clip_rate, scale_rate, end_to_end_scale_rate, bias_rate,
-               gain_rate, smoothing_rate, products] = tuning;
+  const auto& [rank, branch_bits, branch_energy, regression, branch_type, merged_rank, length,
+               block_steps, end_to_end_steps, clips, scales, biases, norm_gains, smoothing,
+               branch_rate, end_to_end_branch_rate, clip_rate, scale_rate, end_to_end_scale_rate,
+               bias_rate, gain_rate, smoothing_rate, products] = tuning;
   return {{"rank", rank},
           {"branch_bits", branch_bits},
           {"branch_energy", branch_energy},
           {"regression", regression},
           {"branch_type", name(branch_type)},
+          {"merged_rank", merged_rank},
           {"length", length},
           {"block_steps", block_steps},
           {"end_to_end_steps", end_to_end_steps},

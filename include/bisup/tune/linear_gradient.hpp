@@ -25,8 +25,12 @@ struct Wanted {
        cache_clips = false, norm_gains = false, weight_scales = false, biases = false;
   bool input = false;  // the gradient of what enters the block
 
-  // The gradient of the weights is needed, formed, used and forgotten, linear by linear.
-  [[nodiscard]] bool weights() const noexcept { return weight_clips || smoothing || weight_scales; }
+  // The gradient of a linear's weights is needed, formed, used and forgotten, linear by linear.
+  template <class T>
+  [[nodiscard]] bool weights(const SimulatedLinear<T>& linear) const noexcept {
+    return (linear.is_derived() || linear.codes) &&
+           (weight_clips || smoothing || weight_scales || (low_rank && linear.merged));
+  }
 };
 
 // Gradients of a linear's numbers; rows and columns are those of the logarithms of its factors.
@@ -181,7 +185,8 @@ std::vector<T> column_sums(MatrixRef<const T> dy, ThreadPool& pool) {
   return sums;
 }
 
-// dW^ = dy^T x^, through the rounding, to clips and to the logarithms of scales and factors.
+// dW^ = dy^T x^, through the rounding, to clips, to a merged branch (dB = kappa dW A^T, dA = kappa
+// B^T dW) and to the logarithms of scales and factors.
 template <class T>
 void weight_gradient(const SimulatedLinear<T>& linear, const PreparedInput<T>& x,
                      MatrixRef<const T> dy, const Wanted& wanted, LinearGradient<T>& gradient,
@@ -191,7 +196,7 @@ void weight_gradient(const SimulatedLinear<T>& linear, const PreparedInput<T>& x
   over_rows(linear.out(), linear.in(), pool, [&](int r) {
     static thread_local std::vector<T> row, high, low, dhigh, dlow;
     row.resize(static_cast<std::size_t>(linear.in()));
-    smoothed_row(linear, r, std::span<T>(row));
+    unrounded_row(linear, r, std::span<T>(row));
     const auto d = dw.row(r);
     if (wanted.weight_scales && linear.codes && gradient.log_scale.rows() > 0)
       log_scale_gradient<T>(*linear.codes, row, d, gradient.log_scale.row(r));
@@ -210,13 +215,30 @@ void weight_gradient(const SimulatedLinear<T>& linear, const PreparedInput<T>& x
         learn(high, dhigh, gradient.clip_high), learn(low, dlow, gradient.clip_low);
       }
     }
-    if (!wanted.smoothing) return;
+  });
+  if (wanted.low_rank && linear.merged) {
+    const auto scaled = [&linear](const Matrix<T>& factor) {
+      Matrix<T> product = factor.clone();
+      for (int r = 0; r < product.rows(); ++r) {
+        for (T& v : product.row(r)) v *= linear.kappa;
+      }
+      return product;
+    };
+    const MatrixRef<const T> d = std::as_const(dw).ref();
+    multiply_transposed(d, scaled(linear.a).ref(), gradient.b.ref(), Into::add, pool);
+    transposed_multiply(scaled(linear.b).ref(), d, gradient.a.ref(), Into::add, pool);
+  }
+  if (!wanted.smoothing) return;
+  over_rows(linear.out(), linear.in(), pool, [&](int r) {
+    static thread_local std::vector<T> row;
+    row.resize(static_cast<std::size_t>(linear.in()));
+    smoothed_row(linear, r, std::span<T>(row));
+    const auto d = dw.row(r);
     gradient_kernels<T>().product(d.data(), row.data(), linear.in(), d.data());
     T sum = 0;
     for (const T v : d) sum += v;
     gradient.rows[static_cast<std::size_t>(r)] += sum;
   });
-  if (!wanted.smoothing) return;
   const auto add_row = row_kernels<T>().add;
   over_columns(linear.in(), pool, [&](int first, int count) {
     for (int r = 0; r < linear.out(); ++r) {
@@ -272,7 +294,7 @@ void input_gradient(const SimulatedInput<T>& input, const PreparedInput<T>& x,
   };
   for (std::size_t i = 0; i < readers.size(); ++i) {
     const auto& [linear, projected, dy, gradient] = readers[i];
-    if (wanted.weights() && (linear->is_derived() || linear->codes)) {
+    if (wanted.weights(*linear)) {
       detail::weight_gradient(*linear, x, dy, wanted, *gradient, s.dw, pool);
     }
     if (wanted.biases && !linear->shift.empty()) {

@@ -80,6 +80,7 @@ ParameterGroup<T> low_rank(SimulatedBlock<T>& block, const BlockGradient<T>& gra
                            double rate) {
   ParameterGroup<T> group{.name = "low rank", .rate = rate, .wanted = {.low_rank = true}};
   for (std::size_t i = 0; i < block.linears.size(); ++i) {
+    group.changes_weights = group.changes_weights || block.linears[i].merged;
     group.add(block.linears[i].a, gradient.linears[i].a);
     group.add(block.linears[i].b, gradient.linears[i].b);
   }

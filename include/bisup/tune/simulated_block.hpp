@@ -59,17 +59,19 @@ struct SimulatedLinear {
   std::function<void(MatrixRef<T>, ThreadPool&)> stored = {};  // codes times scales, anew
   // Smoothing: the weights are diag(row_factor) W diag(column_factor), the bias row_factor b.
   std::vector<T> row_factor, column_factor;  // [out], [in] or empty: 1
-  // y += kappa (x A^T) B^T.
+  // y += kappa (x A^T) B^T; or, merged, the weights are kappa B A more before they are rounded.
   Matrix<T> a, b;  // [rank, in], [out, rank]; empty: no branch
   T kappa = 1;
+  bool merged = false;
   Matrix<T> derived = {};  // [out, in]: what is multiplied, if that is not `weights`; see refresh()
   Products products = Products::floats;  // of all but the branch, forwards and backwards
 
   [[nodiscard]] int in() const noexcept { return weights.cols(); }
   [[nodiscard]] int out() const noexcept { return weights.rows(); }
-  [[nodiscard]] int rank() const noexcept { return a.rows(); }
+  // Of the branch beside the weights.
+  [[nodiscard]] int rank() const noexcept { return merged ? 0 : a.rows(); }
   [[nodiscard]] bool is_derived() const noexcept {
-    return rounding || !row_factor.empty() || !column_factor.empty();
+    return rounding || merged || !row_factor.empty() || !column_factor.empty();
   }
   [[nodiscard]] MatrixRef<const T> effective() const {
     return is_derived() ? derived.ref() : weights.ref();
@@ -168,7 +170,7 @@ SimulatedBlock<T> simulated_block(const BlockShape& shape, FloatBlock<T> block) 
   return s;
 }
 
-// Row r as it is before rounding: smoothed.
+// Row r, smoothed.
 template <class T>
 void smoothed_row(const SimulatedLinear<T>& linear, int r, std::span<T> out) {
   const auto row = linear.weights.row(r);
@@ -179,6 +181,18 @@ void smoothed_row(const SimulatedLinear<T>& linear, int r, std::span<T> out) {
   }
   if (linear.row_factor.empty()) return;
   for (T& x : out) x *= linear.row_scale(r);
+}
+
+// Row r as it is before rounding: smoothed, with its share of a merged branch.
+template <class T>
+void unrounded_row(const SimulatedLinear<T>& linear, int r, std::span<T> out) {
+  smoothed_row(linear, r, out);
+  if (!linear.merged) return;
+  for (int k = 0; k < linear.a.rows(); ++k) {
+    const T b = linear.kappa * linear.b(r, k);
+    const T* a = linear.a.row(k).data();
+    for (std::size_t j = 0; j < out.size(); ++j) out[j] += b * a[j];
+  }
 }
 
 // The shares of one row of clips.
@@ -193,7 +207,7 @@ void clip_shares(const Matrix<T>& clips, int row, std::vector<T>& shares) {
 }
 
 // Makes the weights that are multiplied from those that are learned about; to be called whenever
-// weights, clips or smoothing factors have changed.
+// weights, clips, smoothing factors or merged branches have changed.
 template <class T>
 void refresh(SimulatedLinear<T>& linear, ThreadPool& pool) {
   if (!linear.is_derived()) return;
@@ -205,7 +219,7 @@ void refresh(SimulatedLinear<T>& linear, ThreadPool& pool) {
   detail::over_rows(linear.out(), linear.in(), pool, [&](int r) {
     static thread_local std::vector<T> high, low;
     const auto row = linear.derived.row(r);
-    smoothed_row(linear, r, row);
+    unrounded_row(linear, r, row);
     if (!linear.rounding) return;
     clip_shares(linear.clip_high, r, high), clip_shares(linear.clip_low, r, low);
     round_row<T>(*linear.rounding, {high, low}, row, row);
