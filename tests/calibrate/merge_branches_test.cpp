@@ -14,10 +14,10 @@ namespace {
 
 using namespace bisup;
 
-const Tuning tuning{.merged_rank = 4, .length = test::tokens, .block_steps = 24};
+const Tuning merging{.merged_rank = 4, .length = test::tokens, .block_steps = 24};
 
-struct Problem : test::UnroundedBlock {
-  explicit Problem(const Recipe& recipe) : UnroundedBlock(recipe, 1) {}
+struct Merging : test::UnroundedBlock {
+  explicit Merging(const Recipe& recipe) : UnroundedBlock(recipe, 1) {}
   std::optional<BasisBlock> merged(const Tuning& with) {
     auto done = merge_branches<float>(simulate(block, true), start(block, power), config, streams(),
                                       with, pool);
@@ -33,8 +33,8 @@ std::array<const FloatLinear<float>*, 7> linears(const FloatBlock<float>& w) {
 TEST_CASE("merged branches make a block that rounds to what is nearer the float one") {
   int merged = 0;
   for (const Recipe& recipe : {recipes::gptq, recipes::atom, recipes::quarot}) {
-    Problem p(recipe);
-    const auto made = p.merged(tuning);
+    Merging p(recipe);
+    const auto made = p.merged(merging);
     INFO(recipe.name);
     if (made) CHECK(p.loss(*made, p.power) < p.loss(p.block, p.power));
     merged += made ? 1 : 0;
@@ -43,8 +43,8 @@ TEST_CASE("merged branches make a block that rounds to what is nearer the float 
 }
 
 TEST_CASE("what is merged has the rank that was asked for") {
-  Problem p(recipes::gptq);
-  const auto made = p.merged(tuning);
+  Merging p(recipes::gptq);
+  const auto made = p.merged(merging);
   REQUIRE(made);
   const auto before = linears(p.block.weights), after = linears(made->weights);
   for (std::size_t i = 0; i < before.size(); ++i) {
@@ -60,7 +60,7 @@ TEST_CASE("what is merged has the rank that was asked for") {
     }
     CHECK(power > 0);
     const std::vector<float> ones(static_cast<std::size_t>(change.cols()), 1.0f);
-    const auto branch = weighted_svd(change.ref(), ones, {.rank = tuning.merged_rank}, p.pool);
+    const auto branch = weighted_svd(change.ref(), ones, {.rank = merging.merged_rank}, p.pool);
     REQUIRE(branch);
     Matrix<float> product(change.rows(), change.cols());
     multiply(branch->b.ref(), branch->a.ref(), product.ref(), Into::replace, p.pool);
@@ -75,13 +75,13 @@ TEST_CASE("what is merged has the rank that was asked for") {
 }
 
 TEST_CASE("norms, biases and inputs are those of the block, and no step is no change") {
-  Problem p(recipes::atom);
-  const auto made = p.merged(tuning);
+  Merging p(recipes::atom);
+  const auto made = p.merged(merging);
   REQUIRE(made);
   CHECK(made->weights.attention_norm == p.block.weights.attention_norm);
   CHECK(made->weights.mlp_norm == p.block.weights.mlp_norm);
   CHECK(made->inputs.attention.order == p.block.inputs.attention.order);
-  Tuning still = tuning;
+  Tuning still = merging;
   still.branch_rate = 0;
   CHECK_FALSE(p.merged(still).has_value());
 }
