@@ -1,10 +1,11 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
-#include <array>
+#include <algorithm>
 #include <bisup/calibrate/merge_branches.hpp>
 #include <bisup/compensate/low_rank.hpp>
 #include <cmath>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include <bisup_test.hpp>
@@ -26,10 +27,6 @@ struct Merging : test::UnroundedBlock {
   }
 };
 
-std::array<const FloatLinear<float>*, 7> linears(const FloatBlock<float>& w) {
-  return {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down};
-}
-
 TEST_CASE("merged branches make a block that rounds to what is nearer the float one") {
   int merged = 0;
   for (const Recipe& recipe : {recipes::gptq, recipes::atom, recipes::quarot}) {
@@ -46,7 +43,7 @@ TEST_CASE("what is merged has the rank that was asked for") {
   Merging p(recipes::gptq);
   const auto made = p.merged(merging);
   REQUIRE(made);
-  const auto before = linears(p.block.weights), after = linears(made->weights);
+  const auto before = std::as_const(p.block.weights).linears(), after = made->weights.linears();
   for (std::size_t i = 0; i < before.size(); ++i) {
     Matrix<float> change = after[i]->weights.clone(), rest = change.clone();
     double size = 0, power = 0, left = 0;

@@ -80,6 +80,17 @@ TEST_CASE("memory and operations grow with what is asked for") {
   changed.tuning.smoothing = true;
   CHECK(cost_of(c, "W4A4KV4-g32", changed, {12, 2, 64}).tuning_operations >
         tuned.tuning_operations);
+  // So is merging; a regression keeps moments of all four inputs.
+  changed = *find_recipe("bisup_quarot");
+  changed.tuning.merged_rank = 4;
+  CHECK(cost_of(c, "W4A4KV4-g32", changed, {12, 2, 64}).tuning_operations >
+        tuned.tuning_operations);
+  // With many crops it is tuning that needs most.
+  changed.tuning.merged_rank = 0;
+  const auto begun = cost_of(c, "W4A4KV4-g32", changed, {200, 2, 64});
+  changed.tuning.regression = true;
+  CHECK(cost_of(c, "W4A4KV4-g32", changed, {200, 2, 64}).block ==
+        begun.block + 20 * (3 * 128 * 128 + 384 * 384));
   changed.tuning = {.block_steps = 8,
                     .end_to_end_steps = 8,
                     .clips = false,

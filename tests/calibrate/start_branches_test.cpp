@@ -28,8 +28,7 @@ struct Start {
   ThreadPool pool{2};
 
   Start() {
-    FloatLinear<float>* const to[] = {&floats.q,    &floats.k,  &floats.v,   &floats.o,
-                                      &floats.gate, &floats.up, &floats.down};
+    const auto to = floats.linears();
     for (std::size_t i = 0; i < block.linears.size(); ++i)
       to[i]->weights = block.linears[i].weights.clone();
     Random random(11);
@@ -55,8 +54,7 @@ struct Start {
   // without branches gives them.
   [[nodiscard]] std::array<double, tune::linears> errors(const tune::SimulatedBlock<float>& begun,
                                                          std::size_t first, std::size_t last) {
-    const FloatLinear<float>* const from[] = {&floats.q,    &floats.k,  &floats.v,   &floats.o,
-                                              &floats.gate, &floats.up, &floats.down};
+    const auto from = floats.linears();
     std::array<double, tune::linears> sums{};
     tune::BlockActivations<float> a;
     for (std::size_t s = first; s < last; ++s) {

@@ -30,7 +30,6 @@ struct UnroundedBlock {
   SitePower power;
   BlockReport report;
   std::optional<Stream> inputs, targets;
-  llama::BlockWeights<llama::AnyLinear> view;
 
   explicit UnroundedBlock(const Recipe& recipe, float outliers = 25) {
     const auto basis = ModelBasis::make(config, Basis::natural, 3).value();

@@ -159,7 +159,7 @@ Result<BasisBlock> read_basis_block(const S& source, int layer, const ModelBasis
   if (!read) return read.error();
   BasisBlock block;
   FloatBlock<float>& w = block.weights;
-  FloatLinear<float>* const into[] = {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down};
+  const auto into = w.linears();
   for (std::size_t i = 0; i < std::size(into); ++i) {
     const llama::AnyLinear& linear = read.value().*llama::named_linears[i].linear;
     *into[i] = {llama::as_matrix(linear.dense()->view), linear.bias()};

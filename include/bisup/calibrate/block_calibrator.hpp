@@ -10,6 +10,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -148,8 +149,8 @@ class BlockCalibrator {
   }
 
   // The block in floats as the tuner sees it: inputs and cache rounded, weights not yet.
-  [[nodiscard]] tune::SimulatedBlock<T> unrounded(const BasisBlock& block,
-                                                  const FinishedBlock& done) {
+  [[nodiscard]] tune::SimulatedBlock<T> float_simulation(const BasisBlock& block,
+                                                         const FinishedBlock& done) {
     Block floats = dense_view(block);
     set_formats(floats, true, true, done.report);
     const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
@@ -178,8 +179,8 @@ class BlockCalibrator {
                       FinishedBlock& done) {
     if (!scheme_.quantizes_weights()) return {};
     auto smoothed = smooth_block<T>(
-        unrounded(block, done), {block, power, scheme_.weight_format(), done.report}, config_,
-        {streams.quantized, streams.exact, streams.crops}, recipe_.tuning, pool_);
+        float_simulation(block, done), {block, power, scheme_.weight_format(), done.report},
+        config_, {streams.quantized, streams.exact, streams.crops}, recipe_.tuning, pool_);
     if (!smoothed) return {};
     FinishedBlock candidate;
     candidate.report = done.report;
@@ -198,8 +199,8 @@ class BlockCalibrator {
                      const Streams& streams, FinishedBlock& done) {
     if (!scheme_.quantizes_weights()) return {};
     auto merged = merge_branches<T>(
-        unrounded(block, done), {block, power, scheme_.weight_format(), done.report}, config_,
-        {streams.quantized, streams.exact, streams.crops}, recipe_.tuning, pool_);
+        float_simulation(block, done), {block, power, scheme_.weight_format(), done.report},
+        config_, {streams.quantized, streams.exact, streams.crops}, recipe_.tuning, pool_);
     if (!merged) return merged.error();
     if (!*merged) return {};
     FinishedBlock candidate;
@@ -267,21 +268,25 @@ class BlockCalibrator {
     const KvEntry entry = done.kv.empty() ? KvEntry{} : done.kv.front();
     auto block = simulated<T>(done.weights, shape(), entry, policy(), pool_);
     begin_with(block.cache, prompt_.stored, 0);
-    const TuningData<T> data({streams.quantized, streams.exact, streams.crops},
-                             recipe_.tuning.length);
+    std::optional<TuningData<T>> data;  // a copy of both streams
+    if (recipe_.tuning.tunes_blocks() || recipe_.tuning.regression)
+      data.emplace(TuningStreams{streams.quantized, streams.exact, streams.crops},
+                   recipe_.tuning.length);
     const tune::RopeAngleTable<T> angles(config_, block.cache.prompt(), recipe_.tuning.length);
     tune::multiply_in(block, recipe_.tuning.products);
     if (recipe_.tuning.rank > 0) {
-      if (auto started = start_branches<T>(block, floats.weights, power, angles.view(),
-                                           data.training, recipe_.tuning, pool_);
+      const auto samples = data ? std::span(data->training) : std::span<tune::TuningSample<T>>();
+      if (auto started = start_branches<T>(block, floats.weights, power, angles.view(), samples,
+                                           recipe_.tuning, pool_);
           !started) {
         return started;
       }
     }
     if (recipe_.tuning.tunes_blocks()) {
-      const auto phase = tune_block<T>(block, angles.view(), data, recipe_.tuning, 0, pool_);
+      const auto phase = tune_block<T>(block, angles.view(), *data, recipe_.tuning, 0, pool_);
       done.report.tuning_gain = phase.before > 0 ? phase.best / phase.before : 1;
     }
+    data.reset();
     FinishedBlock tuned = done;
     if (auto taken = take_back(block, tuned.weights, tuned.kv, recipe_.tuning.branch_type); !taken)
       return taken;

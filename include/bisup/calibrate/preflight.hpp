@@ -192,7 +192,7 @@ struct BlockSizes {
   cost.block = f32 * weights + std::max(moments + kept + scratch, dequantized ? f32 * weights : 0);
   const auto first_tokens = static_cast<std::size_t>(std::min(recipe.tuning.length, tokens.length));
   const std::size_t hidden_states = f32 * all * first_tokens * sizes.hidden;
-  if (recipe.tuning.block_phases() > 0) {
+  if (recipe.tuning.block_phases() > 0 || (recipe.tuning.regression && recipe.tuning.any())) {
     const std::size_t kept_by_block = f32 * first_tokens * detail::activation_floats(c, recipe);
     // Sums in double, a chunk, the mean and the cross moments (start_branches.hpp).
     std::size_t regression = 0;

@@ -32,9 +32,7 @@ struct RoundedMoments {
   Matrix<float> exact, cross;
 };
 
-// Tokens for each channel of an input from which a regression does not fit their noise (measured
-// in a small model: with as many tokens as channels it made outputs worse, with 16 times as many it
-// was the best start).
+// Tokens for each channel of an input: what reduced_rank_regression() needs.
 inline constexpr long regression_tokens = 16;
 
 // The moments of the four inputs of a block that is refreshed; whole samples are read, no more than
@@ -78,8 +76,7 @@ template <class T>
                                           const tune::RopeAngles<T>& angles,
                                           std::span<const tune::TuningSample<T>> samples,
                                           const Tuning& tuning, ThreadPool& pool) {
-  const FloatLinear<T>* const from[] = {&floats.q,    &floats.k,  &floats.v,   &floats.o,
-                                        &floats.gate, &floats.up, &floats.down};
+  const auto from = floats.linears();
   long tokens = 0, needed = 0;
   for (const auto& sample : samples) tokens += sample.input.rows();
   const auto regresses = [&](const tune::SimulatedLinear<T>& linear) {

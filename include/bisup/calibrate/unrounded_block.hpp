@@ -78,7 +78,7 @@ template <class T>
   made.inputs = like.inputs, made.attention_gain = like.attention_gain;
   made.mlp_gain = like.mlp_gain;
   FloatBlock<float>& w = made.weights;
-  FloatLinear<float>* const into[] = {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down};
+  const auto into = w.linears();
   for (std::size_t i = 0; i < block.linears.size(); ++i) {
     const auto& linear = block.linears[i];
     *into[i] = {Matrix<float>(linear.out(), linear.in()), linear.bias};

@@ -4,6 +4,7 @@
 // What do transforms and the tuner work on? The weights of one transformer block as plain matrices:
 // float to run, double to prove that a transform is exact. merge.hpp rewrites them.
 
+#include <array>
 #include <vector>
 
 #include <bisup/core/matrix.hpp>
@@ -27,6 +28,14 @@ struct FloatBlock {
   FloatLinear<T> q, k, v, o, gate, up, down;
   std::vector<T> attention_norm, mlp_norm;  // [hidden]
   std::vector<T> query_norm, key_norm;      // [head_dim] each, or empty (Qwen3 has them)
+
+  // q, k, v, o, gate, up, down.
+  [[nodiscard]] std::array<FloatLinear<T>*, 7> linears() {
+    return {&q, &k, &v, &o, &gate, &up, &down};
+  }
+  [[nodiscard]] std::array<const FloatLinear<T>*, 7> linears() const {
+    return {&q, &k, &v, &o, &gate, &up, &down};
+  }
 };
 
 }  // namespace bisup

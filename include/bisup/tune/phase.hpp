@@ -38,8 +38,8 @@ struct PhaseReport {
   int recoveries = 0;
   bool interrupted = false;
 
-  // Mean training loss between one evaluation and the next, one fewer than held_out: beside it they
-  // say whether more data or more to learn would help.
+  // Mean training loss between one evaluation and the next, one fewer than held_out: how far below
+  // it they end is what was learned by heart.
   [[nodiscard]] std::vector<double> training_means() const {
     std::vector<double> means;
     const std::size_t parts = held_out.empty() ? 0 : held_out.size() - 1;

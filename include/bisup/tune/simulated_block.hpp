@@ -157,11 +157,10 @@ template <class T>
 SimulatedBlock<T> simulated_block(const BlockShape& shape, FloatBlock<T> block) {
   SimulatedBlock<T> s;
   s.shape = shape;
-  FloatLinear<T>* const from[] = {&block.q,    &block.k,  &block.v,   &block.o,
-                                  &block.gate, &block.up, &block.down};
-  for (int i = 0; i < linears; ++i) {
-    s.linears[static_cast<std::size_t>(i)].weights = std::move(from[i]->weights);
-    s.linears[static_cast<std::size_t>(i)].bias = std::move(from[i]->bias);
+  const auto from = block.linears();
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    s.linears[i].weights = std::move(from[i]->weights);
+    s.linears[i].bias = std::move(from[i]->bias);
   }
   s.attention_norm.weight = std::move(block.attention_norm);
   s.mlp_norm.weight = std::move(block.mlp_norm);
