@@ -14,16 +14,18 @@ import rows
 
 BASES = ["quarot", "atom"]
 BITS = ["W4A4KV4", "W3A3KV3"]
-PROMPTS = {"none": "none", "bos": "bos", "auto": "auto", "text": "text:You are a helpful assistant."}
+PROMPTS = {"bos": "bos", "auto": "auto", "text": "text:You are a helpful assistant."}
 
 
 class Row:
     def __init__(self, base, bits, prompt):
         self.base, self.bits, self.prompt = base, bits, prompt
-        self.name = f"{base}:{bits}-g64:prompt:{prompt}"
+        self.name = f"{base}:{bits}-g64"
         self.scheme, self.calibrated = f"{bits}-g64-head16", True
-        self.arguments = ["--method", base, "--calib-samples", "24", "--calib-length", "2048",
-                          "--cache-prompt", PROMPTS[prompt]]
+        self.arguments = ["--method", base, "--calib-samples", "24", "--calib-length", "2048"]
+        if prompt:  # without one it is the row of baselines.py
+            self.name += f":prompt:{prompt}"
+            self.arguments += ["--cache-prompt", PROMPTS[prompt]]
 
 
 class Bench(rows.Bench):
@@ -41,7 +43,7 @@ class Bench(rows.Bench):
 
 
 def all_rows(_):
-    return [Row(base, bits, prompt) for bits in BITS for base in BASES for prompt in PROMPTS]
+    return [Row(base, bits, prompt) for bits in BITS for base in BASES for prompt in [None, *PROMPTS]]
 
 
 def difference(before, after):
@@ -56,17 +58,17 @@ def main():
     print("By `python3 bench/accuracy/prompts.py`, NLL in nats:\n")
     print("| model | prompt | tokens | float | quantized, prompt rounded | quantized | gap | context | exact |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
-    plain = {(row.base, row.bits): result for row, result in results if row.prompt == "none"}
+    plain = {(row.base, row.bits): result for row, result in results if row.prompt is None}
     for row, result in results:
         mean = {key: rows.mean_and_error(result[key])[0] for key in ("float_window_nll", "window_nll")}
         rounded = result.get("rounded_prompt_nll")
         without = plain.get((row.base, row.bits))
-        prompt = result["prompt_tokens"] > 0
+        tokens = result.get("prompt_tokens", 0)
         print("| " + " | ".join([
-            f"{row.base} {row.bits}-g64", row.prompt, str(result["prompt_tokens"]), f"{mean['float_window_nll']:.4f}",
+            f"{row.base} {row.bits}-g64", row.prompt or "none", str(tokens), f"{mean['float_window_nll']:.4f}",
             f"{rows.mean_and_error(rounded)[0]:.4f}" if rounded else "", f"{mean['window_nll']:.4f}",
             rows.with_error(*rows.gap_of(result)),
-            difference(without["float_window_nll"], result["float_window_nll"]) if prompt and without else "",
+            difference(without["float_window_nll"], result["float_window_nll"]) if tokens and without else "",
             difference(rounded, result["window_nll"]) if rounded else ""]) + " |")
 
 
