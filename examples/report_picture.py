@@ -1,50 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cuts one heat map out of a report of `bisup quantize --report`, as a picture that stands alone.
+"""Cuts charts out of a report of `bisup quantize --report`, as a picture that stands alone: an input's heat
+maps (attention, o, mlp, down ...), or how errors travel in both directions.
 
     python3 examples/report_picture.py page.html down docs/calibration.svg
+    python3 examples/report_picture.py page.html directions docs/bisup.svg
 """
 
+import re
 import sys
 import xml.etree.ElementTree as Tree
 
 SVG = "http://www.w3.org/2000/svg"
 HTML = "{http://www.w3.org/1999/xhtml}"
 WIDTH, TITLE, GAP = 440, 26, 24  # units of the report's charts
+INK = "#1d1b18"
 
 
 def height_of(chart):
     return float(chart.get("viewBox").split()[3])
 
 
-def placed(chart, x, y):
-    chart.set("x", str(x))
-    chart.set("y", str(y))
-    chart.set("width", str(WIDTH))
-    chart.set("height", str(height_of(chart)))
-    chart.set("overflow", "visible")
-    return chart
+class Picture:
+    """Charts in rows, two beside each other, each below its title."""
+
+    def __init__(self, columns):
+        self.width, self.height = (WIDTH + GAP) * columns, 0.0
+        self.root = Tree.Element(f"{{{SVG}}}svg", {
+            "font-family": "system-ui, sans-serif", "font-size": "12", "fill": INK, "color": INK})
+        Tree.SubElement(self.root, f"{{{SVG}}}rect", {"width": "100%", "height": "100%", "fill": "white"})
+
+    def words(self, columns):
+        """One line: for each column, pieces of text and their colours."""
+        for i, pieces in enumerate(columns):
+            text = Tree.SubElement(self.root, f"{{{SVG}}}text", {
+                "x": f"{GAP / 2 + (WIDTH + GAP) * i + 30:g}", "y": f"{self.height + 17:g}"})
+            for k, (words, color) in enumerate(pieces):
+                Tree.SubElement(text, f"{{{SVG}}}tspan", {"fill": color, "dx": f"{16 * min(k, 1)}"}).text = words
+        self.height += TITLE
+
+    def row(self, charts, titles=()):
+        if titles:
+            self.words(titles)
+        top = self.height
+        for i, chart in enumerate(charts):
+            for name, value in {"x": GAP / 2 + (WIDTH + GAP) * i, "y": top, "width": WIDTH,
+                                "height": height_of(chart)}.items():
+                chart.set(name, f"{value:g}")
+            chart.set("overflow", "visible")
+            self.root.append(chart)
+        self.height = top + max(height_of(chart) for chart in charts) + 6
+
+    def write(self, path, colors):
+        self.root.set("viewBox", f"0 0 {self.width:g} {self.height:g}")
+        self.root.set("width", f"{self.width:g}")
+        text = Tree.tostring(self.root, encoding="unicode")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(re.sub(r"var\(--(\w+)\)", lambda name: colors[name[1]], text) + "\n")
 
 
-def main(page, name, output):
+def of_class(element, name):
+    return [d for d in element.iter(HTML + "div") if d.get("class") == name]
+
+
+def heat_maps(page, name):
+    figure = next(f for f in page.iter(HTML + "figure") if f.get("id") == "heat-" + name)
+    sides = of_class(figure, "side")
+    picture = Picture(len(sides))
+    picture.row([side[1] for side in sides], [[(f"{side[0].text.strip()}: {side[0][0].text}", INK)] for side in sides])
+    picture.row([of_class(figure, "scale")[0][0]])
+    return picture
+
+
+def directions(page, _):
+    section = next(s for s in page.iter(HTML + "section") if s.get("id") == "directions")
+    lines = list(section.iter(HTML + "figure"))
+    sides = [side for part in of_class(section, "sides") for side in part]
+    picture = Picture(2)
+    titles = []
+    for figure in lines:
+        chart, caption = figure
+        keys = [("\u25a0 " + key[0].tail, key[0].get("style").split(":")[1]) for key in caption]
+        titles.append([(f"{figure.get('id')}: {caption.text.strip()}", INK)])
+    picture.words([keys])
+    picture.row([figure[0] for figure in lines], titles)
+    if sides:
+        picture.row([side[1] for side in sides], [[(side[0].text, INK)] for side in sides])
+    return picture
+
+
+def main(path, name, output):
+    page = Tree.parse(path)
     Tree.register_namespace("", SVG)
-    figure = next(f for f in Tree.parse(page).iter(HTML + "figure") if f.get("id") == "heat-" + name)
-    sides = [d for d in figure.iter(HTML + "div") if d.get("class") == "side"]
-    scale = next(d for d in figure.iter(HTML + "div") if d.get("class") == "scale")[0]
-    map_height = max(height_of(side[1]) for side in sides)
-    width, height = (WIDTH + GAP) * len(sides), TITLE + map_height + height_of(scale) + 12
-    picture = Tree.Element(f"{{{SVG}}}svg", {
-        "viewBox": f"0 0 {width:g} {height:g}", "width": f"{width:g}", "font-family": "system-ui, sans-serif",
-        "font-size": "12", "fill": "#1d1b18", "color": "#1d1b18"})
-    Tree.SubElement(picture, f"{{{SVG}}}rect", {"width": "100%", "height": "100%", "fill": "white"})
-    for i, side in enumerate(sides):
-        x = GAP / 2 + (WIDTH + GAP) * i
-        text = Tree.SubElement(picture, f"{{{SVG}}}text", {"x": f"{x + 30:g}", "y": "17"})
-        text.text = f"{side[0].text.strip()}: {side[0][0].text}"
-        picture.append(placed(side[1], x, TITLE))
-    picture.append(placed(scale, GAP / 2, TITLE + map_height + 6))
-    Tree.ElementTree(picture).write(output, encoding="unicode")
-    with open(output, "a", encoding="utf-8") as file:
-        file.write("\n")
+    style = next(page.iter(HTML + "style")).text
+    colors = dict(reversed(re.findall(r"--(\w+): (#\w+)", style)))  # those of the day come first
+    (directions if name == "directions" else heat_maps)(page, name).write(output, colors)
 
 
 main(*sys.argv[1:])
