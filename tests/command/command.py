@@ -272,6 +272,12 @@ def test_preset():
     check(samples("--method", "bisup_atom", "--calib-samples", "30") == 30 + 5, "few samples are all of the text")
 
 
+def picture(page, name, path):
+    subprocess.run([sys.executable, os.path.join(ROOT, "examples", "report_picture.py"), page, name, path], check=True)
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
 def test_report():
     """The page is well-formed, needs nothing else, and says the same as --json."""
     inputs = {"heat-attention", "heat-output", "heat-mlp", "heat-down"}
@@ -291,6 +297,10 @@ def test_report():
         compared = ask("compare", path, "--reference", TINY, "--text", text, "--windows", "16")
         check(same_numbers(page, "compare", compared) == 7, page.numbers)
         check({"vertical", "horizontal"} <= set(page.ids), "both directions", page.ids)
+        # Charts of it, as pictures that need no style sheet: one a side, and the heat maps' scale.
+        for name, charts in (("directions", 3), ("down", 3)):
+            drawn = picture(html, name, os.path.join(folder, name + ".svg"))
+            check(drawn.count("<svg") == 1 + charts and "var(" not in drawn, "a picture of " + name, drawn[:300])
         # QuaRot's rotations are undone for the left side. A base is told beside.
         _, answer = calibrated(folder, "quarot", "W4A4-g64", "--report", html, "--report-text", text,
                                "--report-base", path)
