@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cuts charts out of a report of `bisup quantize --report`, as a picture that stands alone: an input's heat
-maps (attention, o, mlp, down ...), or how errors travel in both directions.
+maps (attention, output, mlp, down), or how errors travel in both directions.
 
     python3 examples/report_picture.py page.html down docs/calibration.svg
     python3 examples/report_picture.py page.html directions docs/bisup.svg
@@ -58,12 +58,19 @@ class Picture:
             file.write(re.sub(r"var\(--(\w+)\)", lambda name: colors[name[1]], text) + "\n")
 
 
+def of_id(page, kind, name):
+    found = next((e for e in page.iter(HTML + kind) if e.get("id") == name), None)
+    if found is None:
+        raise ValueError(f"has no {name}: a heat map needs a calibrated method, directions need --report-text")
+    return found
+
+
 def of_class(element, name):
     return [d for d in element.iter(HTML + "div") if d.get("class") == name]
 
 
 def heat_maps(page, name):
-    figure = next(f for f in page.iter(HTML + "figure") if f.get("id") == "heat-" + name)
+    figure = of_id(page, "figure", "heat-" + name)
     sides = of_class(figure, "side")
     picture = Picture(len(sides))
     picture.row([side[1] for side in sides], [[(f"{side[0].text.strip()}: {side[0][0].text}", INK)] for side in sides])
@@ -72,7 +79,7 @@ def heat_maps(page, name):
 
 
 def directions(page, _):
-    section = next(s for s in page.iter(HTML + "section") if s.get("id") == "directions")
+    section = of_id(page, "section", "directions")
     lines = list(section.iter(HTML + "figure"))
     sides = [side for part in of_class(section, "sides") for side in part]
     picture = Picture(2)
@@ -89,11 +96,16 @@ def directions(page, _):
 
 
 def main(path, name, output):
-    page = Tree.parse(path)
     Tree.register_namespace("", SVG)
-    style = next(page.iter(HTML + "style")).text
-    colors = dict(reversed(re.findall(r"--(\w+): (#\w+)", style)))  # those of the day come first
-    (directions if name == "directions" else heat_maps)(page, name).write(output, colors)
+    try:
+        page = Tree.parse(path)
+        style = next(page.iter(HTML + "style")).text
+        colors = dict(reversed(re.findall(r"--(\w+): (#\w+)", style)))  # those of the day come first
+        (directions if name == "directions" else heat_maps)(page, name).write(output, colors)
+    except (OSError, Tree.ParseError, StopIteration, ValueError) as error:
+        sys.exit(f"{path}: {error or 'is no report of bisup'}")
 
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 main(*sys.argv[1:])

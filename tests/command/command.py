@@ -25,6 +25,7 @@ from html.parser import HTMLParser
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TINY = os.path.join(ROOT, "examples", "tiny_llama")
 TEXT = os.path.join(TINY, "eval.txt")
+PICTURE = os.path.join(ROOT, "examples", "report_picture.py")
 SMALL = ["--text", TEXT, "--context", "64", "--windows", "3"]
 CALIBRATE = ["quantize", TINY, "--method", "quarot", "--scheme", "W4A4KV4-g32", "--calib", TEXT,
              "--calib-samples", "6", "--calib-length", "64"]
@@ -273,7 +274,7 @@ def test_preset():
 
 
 def picture(page, name, path):
-    subprocess.run([sys.executable, os.path.join(ROOT, "examples", "report_picture.py"), page, name, path], check=True)
+    subprocess.run([sys.executable, PICTURE, page, name, path], check=True)
     with open(path, encoding="utf-8") as file:
         return file.read()
 
@@ -301,6 +302,13 @@ def test_report():
         for name, charts in (("directions", 3), ("down", 3)):
             drawn = picture(html, name, os.path.join(folder, name + ".svg"))
             check(drawn.count("<svg") == 1 + charts and "var(" not in drawn, "a picture of " + name, drawn[:300])
+        with open(html, encoding="utf-8") as whole, open(text + ".html", "w", encoding="utf-8") as cut:
+            cut.write(whole.read()[:20000])
+        for bad in ((html, "no-such-input"), (text + ".html", "down"), ("nowhere", "down")):
+            done = subprocess.run([sys.executable, PICTURE, *bad, os.path.join(folder, "bad.svg")],
+                                  stderr=subprocess.PIPE, check=False)
+            check(done.returncode == 1 and done.stderr.decode().startswith(bad[0] + ": "), bad, done.stderr)
+            check(not os.path.exists(os.path.join(folder, "bad.svg")), "nothing was drawn of", bad)
         # QuaRot's rotations are undone for the left side. A base is told beside.
         _, answer = calibrated(folder, "quarot", "W4A4-g64", "--report", html, "--report-text", text,
                                "--report-base", path)
