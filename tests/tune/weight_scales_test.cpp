@@ -1,6 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <bisup/tune/biases.hpp>
 #include <bisup/tune/block_tuner.hpp>
 #include <bisup/tune/weight_scales.hpp>
 #include <cmath>
@@ -126,14 +127,26 @@ TEST_CASE("what overflowed comes back from the codes, to the bit") {
   CHECK(up.weights(2, 1) == before(2, 1) * std::exp(0.5f));
 }
 
-TEST_CASE("a rate is in steps of the finest grid") {
+TEST_CASE("rates of scales, branches and biases are in steps of the finest grid") {
   ThreadPool pool(1);
   auto block = coded<float>();
   BlockGradient<float> gradient;
   gradient.clear(block);
-  CHECK(weight_scales(block, gradient, 0.5, pool).rate == 0.5 / 8);  // the largest of 4 bits
+  const auto check = [&](double step) {
+    CHECK(grid_step(block) == step);
+    CHECK(weight_scales(block, gradient, 0.5, pool).rate == 0.5 * step);
+    CHECK(low_rank(block, gradient, 0.5).rate == 0.5 * step);
+    CHECK(biases(block, gradient, 0.5).rate == 0.5 * step);
+    CHECK(norm_gains(block, gradient, 0.5).rate == 0.5);
+  };
+  check(1.0 / 8);  // the largest code of 4 bits
   block.linears[up_linear].codes->format.bits = 6;
-  CHECK(weight_scales(block, gradient, 0.5, pool).rate == 0.5 / 32);
+  check(1.0 / 32);
+  block.linears[down_linear].codes.reset();
+  block.linears[down_linear].rounding = RowRounding{.format = {.bits = 8}};
+  check(1.0 / 128);
+  for (auto& linear : block.linears) linear.codes.reset(), linear.rounding.reset();
+  check(1);
 }
 
 TEST_CASE("weights that are no codes have no scales to learn") {

@@ -32,10 +32,10 @@ struct Tuning {
   // Learned, beside the branches: clips of activations and cache, scales of weights, biases, norms.
   bool clips = true, scales = true, biases = true, norm_gains = true;
   bool smoothing = false;  // learned before the block is rounded, as many steps again
-  // Of AdamW, in both stages unless there are two. Those of scales are in steps of the weights'
-  // grid (tune/weight_scales.hpp), of biases in norms of their rows (tune/biases.hpp).
-  double branch_rate = 1e-3, end_to_end_branch_rate = 5e-4, clip_rate = 2e-3, scale_rate = 1.6e-2,
-         end_to_end_scale_rate = 1e-2, bias_rate = 1e-3, gain_rate = 5e-4, smoothing_rate = 2e-2;
+  // Of AdamW, in both stages unless there are two. Those of branches, scales and biases are in
+  // steps of the weights' grid (tune::grid_step), of biases also in norms of their rows.
+  double branch_rate = 4e-3, end_to_end_branch_rate = 2e-3, clip_rate = 2e-3, scale_rate = 1.6e-2,
+         end_to_end_scale_rate = 1e-2, bias_rate = 4e-3, gain_rate = 5e-4, smoothing_rate = 2e-2;
   // What linears and heads multiply, in all passes: words lose less than one step's gradient is off
   // for being of one crop.
   Products products = Products::words;

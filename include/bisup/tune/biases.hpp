@@ -4,7 +4,8 @@
 // What does rounding inputs leave behind in the mean? Few levels cut tails off and send small
 // values to zero, so outputs miss a constant as well as what varies. A learned bias puts it back;
 // it is said in norms of its row, what an input of 1 along the weights would give, so that one rate
-// serves all linears.
+// serves all linears; and less is left behind where levels are more, so that a rate is said in
+// steps of the weights' grid.
 
 #include <cmath>
 #include <cstddef>
@@ -31,10 +32,11 @@ void begin_biases(SimulatedBlock<T>& block) {
   }
 }
 
-// As the groups of parameter_group.hpp; `rate` is in norms of the rows.
+// As the groups of parameter_group.hpp; `rate` is in norms of the rows and steps of the grid.
 template <class T>
 ParameterGroup<T> biases(SimulatedBlock<T>& block, const BlockGradient<T>& gradient, double rate) {
-  ParameterGroup<T> group{.name = "biases", .rate = rate, .wanted = {.biases = true}};
+  ParameterGroup<T> group{
+      .name = "biases", .rate = rate * grid_step(block), .wanted = {.biases = true}};
   for (std::size_t i = 0; i < block.linears.size(); ++i)
     group.add(std::span<T>(block.linears[i].shift), std::span<const T>(gradient.linears[i].shift));
   return group;

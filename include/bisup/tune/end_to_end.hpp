@@ -42,7 +42,7 @@ template <class T>
 using Embed = std::function<void(std::span<const int> ids, MatrixRef<T> into)>;
 
 struct EndToEndRates {
-  double low_rank = 5e-4, clips = 2e-3, norm_gains = 5e-4, scales = 0,
+  double low_rank = 2e-3, clips = 2e-3, norm_gains = 5e-4, scales = 0,
          biases = 0;  // 0: not learned
 };
 

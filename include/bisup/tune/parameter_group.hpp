@@ -75,10 +75,13 @@ ParameterGroup<T> weight_clips(SimulatedBlock<T>& block, const BlockGradient<T>&
   return group;
 }
 
+// What rounding left for branches to make good is as large as the grid is coarse: `rate` is in its
+// steps.
 template <class T>
 ParameterGroup<T> low_rank(SimulatedBlock<T>& block, const BlockGradient<T>& gradient,
                            double rate) {
-  ParameterGroup<T> group{.name = "low rank", .rate = rate, .wanted = {.low_rank = true}};
+  ParameterGroup<T> group{
+      .name = "low rank", .rate = rate * grid_step(block), .wanted = {.low_rank = true}};
   for (std::size_t i = 0; i < block.linears.size(); ++i) {
     group.changes_weights = group.changes_weights || block.linears[i].merged;
     group.add(block.linears[i].a, gradient.linears[i].a);

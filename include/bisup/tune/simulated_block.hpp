@@ -5,7 +5,9 @@
 // each of the four inputs and the cache are rounded, and every number that may be learned.
 // block_gradient.hpp runs it forwards and backwards.
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <functional>
 #include <limits>
@@ -150,6 +152,19 @@ struct SimulatedBlock {
 template <class T>
 void multiply_in(SimulatedBlock<T>& block, Products products) {
   for (SimulatedLinear<T>& linear : block.linears) linear.products = products;
+}
+
+// One step of the finest grid of the block's weights, as a share of its largest code; 1 where
+// weights are not rounded. Errors are in proportion to it, and so is what learning makes good: a
+// rate said in such steps serves all bits.
+template <class T>
+[[nodiscard]] double grid_step(const SimulatedBlock<T>& block) {
+  int bits = 1;
+  for (const SimulatedLinear<T>& linear : block.linears) {
+    for (const auto& grid : {linear.codes, linear.rounding})
+      if (grid) bits = std::max(bits, grid->format.bits);
+  }
+  return std::ldexp(1.0, 1 - bits);
 }
 
 // The float block, nothing rounded: the teacher, and what a recipe adds its formats to.

@@ -33,28 +33,27 @@ void begin_scales(SimulatedBlock<T>& block) {
 }
 
 // As the groups of parameter_group.hpp, but `rate` is how many steps of its grid the largest code
-// may move in one step of learning: of the linears' grids the finest. Its spread() multiplies the
-// weights by what a step changed; they drift from codes times scales by one rounding a step, which
-// renew() takes back where the linears know their codes.
+// may move in one step of learning. Its spread() multiplies the weights by what a step changed;
+// they drift from codes times scales by one rounding a step, which renew() takes back where the
+// linears know their codes.
 template <class T>
 ParameterGroup<T> weight_scales(SimulatedBlock<T>& block, const BlockGradient<T>& gradient,
                                 double rate, ThreadPool& pool) {
-  ParameterGroup<T> group{
-      .name = "weight scales", .wanted = {.weight_scales = true}, .changes_weights = true};
+  ParameterGroup<T> group{.name = "weight scales",
+                          .rate = rate * grid_step(block),
+                          .wanted = {.weight_scales = true},
+                          .changes_weights = true};
   struct Held {
     SimulatedLinear<T>* linear;
     Matrix<T> log_scale;  // which the weights hold already
   };
   const auto all = std::make_shared<std::vector<Held>>();
-  int bits = 1;
   for (std::size_t i = 0; i < block.linears.size(); ++i) {
     SimulatedLinear<T>& linear = block.linears[i];
     if (!linear.codes || linear.log_scale.rows() == 0) continue;
     group.add(linear.log_scale, gradient.linears[i].log_scale);
     all->push_back({&linear, linear.log_scale.clone()});
-    bits = std::max(bits, linear.codes->format.bits);
   }
-  group.rate = rate / (1 << (bits - 1));
   group.spread = [all, &pool] {
     for (Held& held : *all) {
       SimulatedLinear<T>& linear = *held.linear;
