@@ -146,7 +146,10 @@ TEST_CASE("rates of scales, branches and biases are in steps of the finest grid"
   block.linears[down_linear].rounding = RowRounding{.format = {.bits = 8}};
   check(1.0 / 128);
   for (auto& linear : block.linears) linear.codes.reset(), linear.rounding.reset();
+  for (auto& input : block.inputs) input.rounding.reset();
   check(1);
+  block.inputs[attention_input].rounding = RowRounding{.format = {.bits = 5}};
+  check(1.0 / 16);
 }
 
 TEST_CASE("weights that are no codes have no scales to learn") {

@@ -154,15 +154,18 @@ void multiply_in(SimulatedBlock<T>& block, Products products) {
   for (SimulatedLinear<T>& linear : block.linears) linear.products = products;
 }
 
-// One step of the finest grid of the block's weights, as a share of its largest code; 1 where
-// weights are not rounded. Errors are in proportion to it, and so is what learning makes good: a
-// rate said in such steps serves all bits.
+// One step of the finest grid of the block's weights, as a share of its largest code; of its inputs
+// where weights are not rounded, and 1 where nothing is. Errors are in proportion to it, and so is
+// what learning makes good: a rate said in such steps serves all bits.
 template <class T>
 [[nodiscard]] double grid_step(const SimulatedBlock<T>& block) {
   int bits = 1;
-  for (const SimulatedLinear<T>& linear : block.linears) {
-    for (const auto& grid : {linear.codes, linear.rounding})
-      if (grid) bits = std::max(bits, grid->format.bits);
+  const auto read = [&](const std::optional<RowRounding>& grid) {
+    if (grid) bits = std::max(bits, grid->format.bits);
+  };
+  for (const SimulatedLinear<T>& linear : block.linears) read(linear.codes), read(linear.rounding);
+  if (bits == 1) {
+    for (const SimulatedInput<T>& input : block.inputs) read(input.rounding);
   }
   return std::ldexp(1.0, 1 - bits);
 }
