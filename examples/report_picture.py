@@ -6,6 +6,7 @@ maps (attention, output, mlp, down), or how errors travel in both directions.
     python3 examples/report_picture.py page.html directions docs/bisup.svg
 """
 
+import os
 import re
 import sys
 import xml.etree.ElementTree as Tree
@@ -54,8 +55,9 @@ class Picture:
         self.root.set("viewBox", f"0 0 {self.width:g} {self.height:g}")
         self.root.set("width", f"{self.width:g}")
         text = Tree.tostring(self.root, encoding="unicode")
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path + ".part", "w", encoding="utf-8") as file:
             file.write(re.sub(r"var\(--(\w+)\)", lambda name: colors[name[1]], text) + "\n")
+        os.replace(path + ".part", path)
 
 
 def of_id(page, kind, name):

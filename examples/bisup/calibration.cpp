@@ -4,8 +4,10 @@
 
 #include <fmt/core.h>
 
+#include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/calibrate/self_generate.hpp>
 #include <bisup/core/checksum.hpp>
+#include <bisup/core/scheme.hpp>
 #include <bisup/llama/model.hpp>
 #include <bisup/text/calibration_text.hpp>
 #include <bisup/text/model_files.hpp>
@@ -32,6 +34,10 @@ void add_calibration_options(CLI::App& sub, CalibrationOptions& options) {
                  "samples to calibrate on: crops of the text")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  sub.add_option("--end-to-end-samples", options.samples.end_to_end,
+                 "samples more for tuning all blocks together (bisup_*), as far as the text has "
+                 "crops that overlap no others")
+      ->check(CLI::Range(0, 1 << 20));
   sub.add_option("--calib-length", options.samples.length, "tokens of one crop")
       ->check(CLI::Range(2, 1 << 20))
       ->capture_default_str();
@@ -44,7 +50,10 @@ namespace {
 Result<bisup::text::CalibrationText> generated_text(const CalibrationOptions& options,
                                                     const bisup::io::Checkpoint& source,
                                                     bisup::ThreadPool& pool) {
-  const auto model = bisup::llama::read_model(source);
+  auto model = bisup::llama::read_model(source);
+  if (!model) return model.error();
+  // What it writes in 8 bits is as much its own, and takes less time.
+  model = bisup::round_to_nearest(*model, *bisup::Scheme::parse("W8A8-head8"), pool);
   if (!model) return model.error();
   Meter meter("writing calibration text");
   const int sequences = self_generated_sequences(options);
@@ -58,8 +67,27 @@ Result<bisup::text::CalibrationText> generated_text(const CalibrationOptions& op
   return bisup::text::CalibrationText{std::move(ids).value(), sequences, "generated"};
 }
 
-Result<bisup::text::CalibrationText> from_file(const CalibrationOptions& options,
-                                               const bisup::io::TokenizerFiles& files) {
+// Beside a text the model writes whole samples: some to learn from, and some that are held out.
+struct SelfGenerated {
+  int samples = 0, held_out = 0;
+};
+SelfGenerated beside_text(const CalibrationOptions& options) {
+  const int own = options.text.empty() ? 0 : options.self_generate;
+  return {own, own == 0 ? 0 : bisup::held_out_samples(own)};
+}
+
+// The rest of the samples, which are cut from the text.
+bisup::SampleOptions of_text(const CalibrationOptions& options) {
+  bisup::SampleOptions cut = options.samples;
+  cut.samples -= beside_text(options).samples;
+  return cut;
+}
+
+}  // namespace
+
+Result<bisup::text::CalibrationText> read_calibration_text(const CalibrationOptions& options,
+                                                           const bisup::io::TokenizerFiles& files) {
+  if (options.text.empty()) return bisup::text::CalibrationText{};
   const auto tokenizer = open_tokenizer(files);
   if (!tokenizer) return tokenizer.error();
   const auto text = read_text(options.text);
@@ -72,26 +100,23 @@ Result<bisup::text::CalibrationText> from_file(const CalibrationOptions& options
   return bisup::text::read_calibration_text(*text, text_name(options.text), *tokenizer, format);
 }
 
-// Beside a text the model writes whole samples: some to learn from, and some that are held out.
-struct SelfGenerated {
-  int samples = 0, held_out = 0;
-};
-SelfGenerated beside_text(const CalibrationOptions& options) {
-  const int own = options.text.empty() ? 0 : options.self_generate;
-  return {own, own == 0 ? 0 : bisup::held_out_samples(own)};
-}
-
-}  // namespace
-
 int self_generated_sequences(const CalibrationOptions& options) {
   return options.self_generate + beside_text(options).held_out;
 }
 
-bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options) {
+bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options,
+                                            const bisup::text::CalibrationText& text) {
   const int samples = options.samples.samples;
+  const int length = options.samples.length;
+  const std::size_t tokens =
+      options.text.empty()
+          ? static_cast<std::size_t>(options.self_generate) * static_cast<std::size_t>(length)
+          : text.ids.size();
   const SelfGenerated own = beside_text(options);
-  return {samples, bisup::held_out_samples(samples - own.samples) + own.held_out,
-          options.samples.length};
+  return {.samples = samples,
+          .held_out = bisup::held_out_samples(samples - own.samples) + own.held_out,
+          .length = length,
+          .end_to_end = bisup::end_to_end_samples(tokens, of_text(options))};
 }
 
 CalibrationOptions of_text_alone(CalibrationOptions options) {
@@ -101,23 +126,25 @@ CalibrationOptions of_text_alone(CalibrationOptions options) {
 }
 
 Result<CalibrationData> read_calibration(const CalibrationOptions& options,
+                                         bisup::text::CalibrationText text,
                                          const bisup::io::Checkpoint& source,
-                                         const bisup::io::TokenizerFiles& tokenizer,
                                          bisup::ThreadPool& pool) {
   const auto& config = source.config();
   const SelfGenerated own = beside_text(options);
-  bisup::SampleOptions cut = options.samples;
-  cut.samples -= own.samples;
-  const auto text =
-      options.text.empty() ? generated_text(options, source, pool) : from_file(options, tokenizer);
-  if (!text) return text.error();
-  auto samples = bisup::cut_samples(text->ids, config.vocab_size, cut);
+  const bisup::SampleOptions cut = of_text(options);
+  if (options.text.empty()) {
+    auto written = generated_text(options, source, pool);
+    if (!written) return written.error();
+    text = std::move(written).value();
+  }
+  auto samples = bisup::cut_samples(text.ids, config.vocab_size, cut);
   if (!samples) return about(samples.error(), text_name(options.text));
-  nlohmann::json provenance = {{"kind", text->kind},
-                               {"documents", text->documents},
-                               {"text_tokens", text->ids.size()},
-                               {"text_crc32c", bisup::crc32c(std::as_bytes(std::span(text->ids)))},
+  nlohmann::json provenance = {{"kind", text.kind},
+                               {"documents", text.documents},
+                               {"text_tokens", text.ids.size()},
+                               {"text_crc32c", bisup::crc32c(std::as_bytes(std::span(text.ids)))},
                                {"samples", options.samples.samples},
+                               {"end_to_end_samples", samples->end_to_end.size()},
                                {"length", cut.length},
                                {"held_out", cut.held_out},
                                {"seed", cut.seed}};

@@ -11,6 +11,7 @@
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/io/checkpoint.hpp>
 #include <bisup/io/tokenizer_files.hpp>
+#include <bisup/text/calibration_text.hpp>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -25,8 +26,12 @@ void add_calibration_options(CLI::App& sub, CalibrationOptions& options);
 
 // How many sequences the model writes: those that are held out come on top beside a text.
 [[nodiscard]] int self_generated_sequences(const CalibrationOptions& options);
-// As many as there can be; a short text has shorter held-out crops.
-[[nodiscard]] bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options);
+// Of the text that --calib names; empty if it names none.
+[[nodiscard]] bisup::Result<bisup::text::CalibrationText> read_calibration_text(
+    const CalibrationOptions& options, const bisup::io::TokenizerFiles& tokenizer);
+// How much of it, and of what the model writes; a short text has shorter held-out crops.
+[[nodiscard]] bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options,
+                                                          const bisup::text::CalibrationText& text);
 
 // The same without what the model would write beside the text.
 [[nodiscard]] CalibrationOptions of_text_alone(CalibrationOptions options);
@@ -35,8 +40,9 @@ struct CalibrationData {
   bisup::Samples samples;
   nlohmann::json provenance;  // what an artefact remembers of them
 };
-[[nodiscard]] bisup::Result<CalibrationData> read_calibration(
-    const CalibrationOptions& options, const bisup::io::Checkpoint& source,
-    const bisup::io::TokenizerFiles& tokenizer, bisup::ThreadPool& pool);
+[[nodiscard]] bisup::Result<CalibrationData> read_calibration(const CalibrationOptions& options,
+                                                              bisup::text::CalibrationText text,
+                                                              const bisup::io::Checkpoint& source,
+                                                              bisup::ThreadPool& pool);
 
 }  // namespace command

@@ -93,6 +93,8 @@ struct QuantizeCommand {
     if (output.empty() && !dry_run) throw CLI::RequiredError("--output");
     if (!calibration.text.empty() && calibration.self_generate >= calibration.samples.samples)
       throw CLI::ValidationError("--self-generate", "leaves no sample for the text of --calib");
+    if (calibration.samples.end_to_end > 0 && !command::recipe(recipe).tuning.tunes_model())
+      throw CLI::ValidationError("--end-to-end-samples", "needs a method that tunes all blocks");
     if (!work.empty() && calibration.text.empty() && calibration.self_generate == 0)
       throw CLI::ValidationError("--work",
                                  "keeps calibrated blocks: give --calib or --self-generate");
@@ -126,7 +128,9 @@ struct QuantizeCommand {
     auto ids = prompt_ids(prompt, source->tokenizer, source->checkpoint.config());
     if (!ids) return ids.error();
     bisup::CalibrationTokens tokens;
-    if (calibrated) tokens = calibration_tokens(calibration);
+    auto text = command::read_calibration_text(calibration, source->tokenizer);
+    if (!text) return text.error();
+    if (calibrated) tokens = calibration_tokens(calibration, *text);
     tokens.prompt = static_cast<int>(ids->size());
     const auto ready = preflight(*source, {.scheme = parsed,
                                            .recipe = chosen,
@@ -138,7 +142,7 @@ struct QuantizeCommand {
     if (!ready) return about(ready.error(), common.model);
     if (dry_run && calibration.text.empty()) return print_dry_run(*ready, *source, parsed, pool);
     auto data = read_calibration(dry_run ? of_text_alone(calibration) : calibration,
-                                 source->checkpoint, source->tokenizer, pool);
+                                 std::move(text).value(), source->checkpoint, pool);
     if (!data) return data.error();
     if (prompt.automatic()) ids = outlier_prompt(*source, data->samples, pool);
     if (!ids) return about(ids.error(), common.model);

@@ -202,6 +202,28 @@ TEST_CASE("a block whose smoothing is learned is nowhere worse than its base") {
   CHECK(smoothed > 0);  // quarot's first block gains 7 %, the others what rounding decides
 }
 
+TEST_CASE("samples of the last stage alone change no block before it, and are learned from there") {
+  ThreadPool pool(2);
+  Samples samples = test::tiny_samples(4, 64);
+  Recipe recipe = *find_recipe("bisup_gptq");
+  recipe.tuning = {.rank = 4, .length = 64, .block_steps = 2, .end_to_end_steps = 8};
+  const auto without = calibrated(recipe, "W3A3KV3-g32", samples, pool);
+  samples.end_to_end = test::tiny_samples(9, 48).crops;
+  const auto with = calibrated(recipe, "W3A3KV3-g32", samples, pool);
+  for (std::size_t i = 0; i < with.blocks.size(); ++i) {
+    CHECK(with.blocks[i].loss == without.blocks[i].loss);
+    CHECK(with.blocks[i].held_out_loss == without.blocks[i].held_out_loss);
+  }
+  CHECK(with.end_to_end.before == without.end_to_end.before);
+  CHECK(with.end_to_end.training != without.end_to_end.training);
+  // Their teacher is the float model: in floats there is nothing to learn from them either.
+  Recipe idle = *find_recipe("bisup_quarot");
+  idle.tuning = {.rank = 4, .length = 64, .block_steps = 0, .end_to_end_steps = 13};
+  idle.tuning.products = Products::floats, idle.tuning.biases = false;
+  const auto exact = calibrated(idle, "W16A16KV16", samples, pool);
+  for (const double loss : exact.end_to_end.training) CHECK(loss < 1e-4);
+}
+
 TEST_CASE("branches merged into weights cost no bits, and no block is worse for them") {
   ThreadPool pool(2);
   const Samples samples = test::tiny_samples(8, 96);

@@ -75,6 +75,13 @@ TEST_CASE("memory and operations grow with what is asked for") {
   CHECK(tuned.operations == Approx(cost.operations + tuned.tuning_operations));
   CHECK(tuned.tuning_operations > 0);
   CHECK(cost.tuning_operations == 0);
+  // Crops of the last stage alone are in one stream, and behind a teacher each.
+  const CalibrationTokens longer{.samples = 12, .held_out = 2, .length = 64, .end_to_end = 5};
+  const auto together = cost_of(c, "W4A4KV4-g32", *find_recipe("bisup_quarot"), longer);
+  CHECK(together.streams == cost.streams + 5 * 64 * 128 * 4);
+  CHECK(together.tuning == tuned.tuning + 5 * 64 * 128 * 4);
+  CHECK(together.tuning_operations == tuned.tuning_operations);
+  CHECK(together.operations > tuned.operations);
   // Smoothing is learned in steps of its own; what learns nothing takes none.
   Recipe changed = *find_recipe("bisup_quarot");
   changed.tuning.smoothing = true;
@@ -91,6 +98,11 @@ TEST_CASE("memory and operations grow with what is asked for") {
   changed.tuning.regression = true;
   CHECK(cost_of(c, "W4A4KV4-g32", changed, {200, 2, 64}).block ==
         begun.block + 20 * (3 * 128 * 128 + 384 * 384));
+  // Without branches there is nothing to begin.
+  changed.tuning.rank = 0, changed.tuning.block_steps = 0;
+  const auto nothing = cost_of(c, "W4A4KV4-g32", changed, {200, 2, 64});
+  changed.tuning.regression = false;
+  CHECK(cost_of(c, "W4A4KV4-g32", changed, {200, 2, 64}).block == nothing.block);
   changed.tuning = {.block_steps = 8,
                     .end_to_end_steps = 8,
                     .clips = false,

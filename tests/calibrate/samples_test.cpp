@@ -67,6 +67,28 @@ TEST_CASE("crops of a text that is as long leave nothing of it unread") {
   }
 }
 
+TEST_CASE("the end-to-end stage's own crops overlap no others, as many as the text has") {
+  for (const auto& [wanted, count] : {std::pair(0, 0), {5, 5}, {1000, 23}}) {
+    const auto samples =
+        cut_samples(places(2400), 2400, {.samples = 10, .length = 60, .end_to_end = wanted});
+    REQUIRE(samples);
+    CHECK(samples->crops.size() == 10);
+    // (2040 - 60 + 1) / 60 = 33 crops begin 60 apart or more.
+    REQUIRE(static_cast<int>(samples->end_to_end.size()) == count);
+    std::set<int> read;
+    for (const auto* part : {&samples->crops, &samples->end_to_end}) {
+      for (const auto& crop : *part) read.insert(crop.begin(), crop.end());
+    }
+    CHECK(read.size() == (10 + samples->end_to_end.size()) * 60);
+    CHECK(*read.rbegin() < 2040);
+    CHECK(samples->tokens() == 600);
+  }
+  // A text of fewer: what reads it again has the same crops as without more.
+  const auto few = cut_samples(places(2400), 2400, {.samples = 34, .length = 60, .end_to_end = 50});
+  const auto without = cut_samples(places(2400), 2400, {.samples = 34, .length = 60});
+  CHECK((few->end_to_end.empty() && few->crops == without->crops));
+}
+
 TEST_CASE("a seed gives its crops again, another one others") {
   const auto text = places(4000);
   const auto a = cut_samples(text, 4000, {.samples = 12, .length = 64, .seed = 1}),
@@ -136,11 +158,12 @@ TEST_CASE("mixed samples are those of both, in an order that the seed says") {
 }
 
 TEST_CASE("crops behind a prompt do not say again what it says") {
-  const Samples samples{{{1, 7, 8, 9}, {7, 8, 9}}, {{1, 5}}};
+  const Samples samples{{{1, 7, 8, 9}, {7, 8, 9}}, {{1, 5}}, {{1, 7, 6}}};
   const std::vector<int> prompt = {1, 7};
   const Samples behind = after_prompt(samples, prompt, 1);
   CHECK(behind.crops == std::vector<std::vector<int>>{{8, 9}, {7, 8, 9}});
   CHECK(behind.held_out == std::vector<std::vector<int>>{{5}});
+  CHECK(behind.end_to_end == std::vector<std::vector<int>>{{6}});
   CHECK(after_prompt(samples, prompt).held_out == samples.held_out);
   CHECK(after_prompt(samples, {}, 1).crops == samples.crops);
 }

@@ -258,19 +258,27 @@ def test_preset():
         return ask("quantize", TINY, "--scheme", "W4A4-g32", "--calib", TEXT, "--dry-run", *options)
 
     def samples(*options):
-        """Those that both streams carry, held-out ones included."""
-        return told(*options, "--calib-length", "64")["memory"]["streams"] // (2 * 64 * 128 * 4)
+        """Those that the streams carry, held-out ones included: most are in both."""
+        return told(*options, "--calib-length", "64")["memory"]["streams"] // (64 * 128 * 4)
     tokens = lambda *options: told(*options)["tokens"]
     check(tokens("--method", "atom", "--calib-length", "64") == 24 * 64, "a base has its own")
     check(tokens("--method", "bisup_atom", "--preset", "demo") == 16 * 256, "demo")
-    check(tokens("--method", "bisup_atom") == 320 * 256, "default")
-    check(tokens("--method", "bisup_atom", "--calib-length", "64") == 320 * 64, "a length of one's own")
+    check(tokens("--method", "bisup_atom") == 200 * 256, "default")
+    check(tokens("--method", "bisup_atom", "--calib-length", "64") == 200 * 64, "a length of one's own")
     check(tokens("--method", "bisup_atom", "--calib-samples", "3") == 3 * 256, "a number of one's own")
-    # One of six samples is held out besides, eight at most: of the text's 240 and of the model's 80.
-    check(samples("--method", "bisup_atom") == 320 + 8 + 8, "own samples")
-    check(samples("--method", "bisup_atom", "--self-generate", "0") == 320 + 8, "none of them")
-    check(samples("--method", "bisup_atom", "--self-generate", "12") == 320 + 8 + 2, "some of them")
-    check(samples("--method", "bisup_atom", "--calib-samples", "30") == 30 + 5, "few samples are all of the text")
+    # One of six samples is held out besides, eight at most: of the text's 120 and of the model's 80.
+    ask_for = lambda *options: samples("--method", "bisup_atom", *options)
+    check(ask_for("--end-to-end-samples", "0") == 2 * (200 + 8 + 8), "own samples")
+    check(ask_for("--end-to-end", "0") == 2 * (200 + 8 + 8), "nothing that reads more")
+    check(ask_for("--end-to-end-samples", "0", "--self-generate", "0") == 2 * (200 + 8), "none of them")
+    check(ask_for("--end-to-end-samples", "0", "--self-generate", "12") == 2 * (200 + 8 + 2), "some of them")
+    check(ask_for("--end-to-end-samples", "5", "--calib-samples", "12") == 2 * (12 + 2) + 5, "some for the end")
+    apart = ask_for("--end-to-end-samples", "100000", "--calib-samples", "6") - 2 * (6 + 1) + 6
+    check(30 < apart < 1200, apart)  # so many crops the text has
+    check(ask_for("--calib-samples", "30") == 2 * (30 + 5) + apart - 30, "few samples are all of the text")
+    check(ask_for() == 2 * (200 + 8 + 8) + max(0, apart - 120), "default")
+    refuse(2, ["--end-to-end-samples", "tunes all blocks"], "quantize", TINY, "--scheme", "W4A4-g32", "--method", "atom",
+           "--calib", TEXT, "--dry-run", "--end-to-end-samples", "3")
 
 
 def picture(page, name, path):
@@ -797,7 +805,7 @@ def test_resume():
                 check([json.loads(line)["layer"] for line in file] == [0, 1, 2, 3], "the log")
         # In the end-to-end stage, which is most of this run.
         tuned = [word if word != "quarot" else "bisup_quarot" for word in CALIBRATE]
-        tuned += ["--rank", "2", "--block-steps", "1", "--end-to-end", "80", "-o", path]
+        tuned += ["--rank", "2", "--block-steps", "1", "--end-to-end", "80", "--end-to-end-samples", "3", "-o", path]
         start = time.monotonic()
         told = ask(*tuned)
         check(0 < told["end_to_end_best"] <= told["end_to_end_before"] and 0 <= told["end_to_end_step"] <= 80, told)
@@ -880,6 +888,16 @@ def test_calibration():
         check(told["self_generated_crc32c"] != other["self_generated_crc32c"], other)
         check(told["text_crc32c"] == other["text_crc32c"], other)
         refuse(2, ["--self-generate", "no sample"], *data("good.jsonl", good), "--self-generate", "2")
+
+        # More for the end, as far as crops of the text's other 85 % begin 64 tokens apart.
+        last = ["quantize", TINY, "--scheme", "W4A4-g32", "--method", "bisup_gptq", "-o", path, "--calib", TEXT,
+                "--calib-length", "64", "--calib-samples", "3", "--block-steps", "1", "--end-to-end", "2",
+                "--end-to-end-samples"]
+        for wanted in (4, 100000):
+            check(run(*last, str(wanted)).returncode == 0, "more for the end")
+            told = provenance(path)
+            learned = told["text_tokens"] - int(0.15 * told["text_tokens"])
+            check(told["end_to_end_samples"] == min(wanted, (learned - 63) // 64 - 3) > 0, told)
 
         # Fewer tokens than features: damping makes up for what was not seen, and is told.
         done = run(*options, "--calib", TEXT, "--calib-samples", "1", "--calib-length", "32", "--json")

@@ -21,7 +21,7 @@ struct Inputs {
   Json model = {{"weights_crc32c", 1}};
   Scheme scheme = Scheme::parse("W4A4KV4-g64").value();
   Recipe recipe = recipes::atom;
-  Samples samples = {{{1, 2, 3}, {4, 5, 6}}, {{7, 8}}};
+  Samples samples = {{{1, 2, 3}, {4, 5, 6}}, {{7, 8}}, {{9}}};
   CalibrateOptions options = {};
 
   [[nodiscard]] Json plan() const { return io::calibration_plan(model, scheme, recipe, samples, options); }
@@ -63,6 +63,7 @@ TEST_CASE("whatever changes the result changes the plan, and the difference has 
       {"tokens.crc32c", [](Inputs& i) { i.samples.crops[1][2] = 7; }},
       {"tokens.crc32c", [](Inputs& i) { i.samples.crops = {{1, 2}, {3, 4, 5, 6}}; }},  // the same ids
       {"tokens.crc32c", [](Inputs& i) { i.samples.held_out[0][0] = 8; }},
+      {"tokens.crc32c", [](Inputs& i) { i.samples.end_to_end[0][0] = 8; }},
       {"streams", [](Inputs& i) { i.options.stream = DType::bf16; }},
       {"seed", [](Inputs& i) { i.options.seed = 1; }},
       {"prompt", [](Inputs& i) { i.options.prompt = {1, 2}; }},

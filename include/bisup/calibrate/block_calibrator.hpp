@@ -269,7 +269,7 @@ class BlockCalibrator {
     auto block = simulated<T>(done.weights, shape(), entry, policy(), pool_);
     begin_with(block.cache, prompt_.stored, 0);
     std::optional<TuningData<T>> data;  // a copy of both streams
-    if (recipe_.tuning.tunes_blocks() || recipe_.tuning.regression)
+    if (recipe_.tuning.tunes_blocks() || recipe_.tuning.regresses())
       data.emplace(TuningStreams{streams.quantized, streams.exact, streams.crops},
                    recipe_.tuning.length);
     const tune::RopeAngleTable<T> angles(config_, block.cache.prompt(), recipe_.tuning.length);

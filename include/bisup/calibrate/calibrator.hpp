@@ -80,24 +80,26 @@ struct Calibration {
 namespace detail {
 
 // Both streams begin with the embeddings of the crops: as the float model has them, and as the
-// artefact stores them.
+// artefact stores them. The quantized one does without those of the end-to-end stage.
 [[nodiscard]] inline Result<Streams> embed(const Samples& samples, const llama::DenseTensor& exact,
                                            const llama::DenseTensor& stored,
                                            const ModelBasis& basis,
                                            const CalibrateOptions& options) {
   std::vector<const std::vector<int>*> crops;
   std::vector<int> lengths;
-  for (const auto* part : {&samples.crops, &samples.held_out}) {
+  for (const auto* part : {&samples.crops, &samples.held_out, &samples.end_to_end}) {
     for (const auto& crop : *part)
       crops.push_back(&crop), lengths.push_back(static_cast<int>(crop.size()));
   }
+  const std::size_t in_both = crops.size() - samples.end_to_end.size();
   auto float_stream = Stream::allocate(lengths, exact.cols(), options.stream, options.memory);
   if (!float_stream) return float_stream.error();
+  lengths.resize(in_both);
   auto quantized = Stream::allocate(lengths, exact.cols(), options.stream, options.memory);
   if (!quantized) return quantized.error();
   Matrix<float> x, y;
   for (std::size_t i = 0; i < crops.size(); ++i) {
-    const int tokens = lengths[i];
+    const int tokens = static_cast<int>(crops[i]->size());
     x.resize(tokens, exact.cols()), y.resize(tokens, exact.cols());
     for (int t = 0; t < tokens; ++t) {
       const int id = (*crops[i])[static_cast<std::size_t>(t)];
@@ -105,7 +107,7 @@ namespace detail {
       basis.rotate(x.row(t));
     }
     float_stream->write(static_cast<int>(i), x.ref());
-    quantized->write(static_cast<int>(i), y.ref());
+    if (i < in_both) quantized->write(static_cast<int>(i), y.ref());
   }
   return Streams{std::move(float_stream).value(), std::move(quantized).value(),
                  static_cast<int>(samples.crops.size())};
@@ -235,8 +237,8 @@ Result<Calibration> calibrate(const S& source, const Scheme& scheme, const Recip
         return kept.has_value();
       };
     }
-    auto tuned = tune_model<>(model, samples, streams->exact, recipe.tuning, options.seed, pool,
-                              options.end_to_end_progress, memory);
+    auto tuned = tune_model<>(model, samples, std::move(streams->exact), recipe.tuning,
+                              options.seed, pool, options.end_to_end_progress, memory);
     if (!kept) return kept.error();
     if (!tuned) return tuned.error();
     result.end_to_end = std::move(tuned).value();

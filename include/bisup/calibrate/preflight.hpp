@@ -27,7 +27,8 @@ namespace bisup {
 // How many crops of how many tokens; none: rounding without data.
 struct CalibrationTokens {
   int samples = 0, held_out = 0, length = 0;
-  int prompt = 0;  // that the model will know by heart
+  int prompt = 0;      // that the model will know by heart
+  int end_to_end = 0;  // crops more that only the float stream and the last stage read
 };
 
 struct CalibrationCost {
@@ -173,7 +174,9 @@ struct BlockSizes {
   const std::size_t blocks = layers * detail::quantized_block_bytes(c, scheme, recipe);
   cost.model = cost.embeddings + blocks + f32 * sizes.hidden +
                2 * f16 * layers * sizes.kv * static_cast<std::size_t>(tokens.prompt);
-  cost.streams = 2 * all * length * sizes.hidden * static_cast<std::size_t>(bytes_of(stream));
+  const auto more = static_cast<std::size_t>(tokens.end_to_end);
+  const std::size_t one_stream = length * sizes.hidden * static_cast<std::size_t>(bytes_of(stream));
+  cost.streams = (2 * all + more) * one_stream;
 
   // Sums in double, a chunk and the mean in float, and GPTQ's damped copy and its factor.
   std::size_t moments = 0;
@@ -192,25 +195,26 @@ struct BlockSizes {
   cost.block = f32 * weights + std::max(moments + kept + scratch, dequantized ? f32 * weights : 0);
   const auto first_tokens = static_cast<std::size_t>(std::min(recipe.tuning.length, tokens.length));
   const std::size_t hidden_states = f32 * all * first_tokens * sizes.hidden;
-  if (recipe.tuning.block_phases() > 0 || (recipe.tuning.regression && recipe.tuning.any())) {
+  if (recipe.tuning.block_phases() > 0 || (recipe.tuning.regresses() && recipe.tuning.any())) {
     const std::size_t kept_by_block = f32 * first_tokens * detail::activation_floats(c, recipe);
     // Sums in double, a chunk, the mean and the cross moments (start_branches.hpp).
     std::size_t regression = 0;
     for (const auto& [channels, rows] : inputs)
-      regression += recipe.tuning.regression ? 20 * channels * channels : 0;
+      regression += recipe.tuning.regresses() ? 20 * channels * channels : 0;
     cost.block = std::max(
         cost.block, 3 * f32 * weights + 2 * hidden_states + scratch + kept_by_block + regression);
   }
+  const std::size_t teachers = f32 * (all + more) * first_tokens * sizes.hidden;
   if (recipe.tuning.tunes_model()) {
     cost.tuning =
-        f32 * (layers * weights + table) + hidden_states +
+        f32 * (layers * weights + table) + teachers +
         f32 * first_tokens * (layers * detail::activation_floats(c, recipe) + 3 * vocabulary);
   }
   const std::size_t read = dequantized ? f32 * table : 0;
-  const std::size_t kept_stream = cost.tuning > 0 ? cost.streams / 2 : 0;
+  const std::size_t read_stream = cost.tuning > 0 ? (all + more) * one_stream + teachers : 0;
   cost.peak = std::max({cost.embeddings + read + cost.streams,
                         f16 * table + blocks + cost.block + cost.streams,
-                        cost.model + read + kept_stream + cost.tuning});
+                        cost.model + read + std::max(cost.tuning, read_stream)});
   if (all == 0) cost.peak = cost.model + read + (dequantized ? f32 * layers * weights : 0);
 
   // The float block, the one whose inputs are gathered, and the quantized one: three passes.
@@ -218,7 +222,7 @@ struct BlockSizes {
     return 2.0 * static_cast<double>(some) *
            (static_cast<double>(weights) + static_cast<double>(length * sizes.attention));
   };
-  double block = pass(2 * all * length) + pass(crops * length);
+  double block = pass((2 * all + more) * length) + pass(crops * length);
   for (const auto& [channels, rows] : inputs) {
     const auto n = static_cast<double>(channels), m = static_cast<double>(rows);
     block += static_cast<double>(crops * length) * n * n;  // moments: half of a square

@@ -22,13 +22,16 @@ namespace bisup {
 
 struct SampleOptions {
   int samples = 24, length = 2048;  // crops, tokens of one
+  int end_to_end = 0;  // crops more for tuning all blocks together, as far as none overlap
   std::uint64_t seed = 0;
   double held_out = 0.15;  // share of the text's tokens, at its end
 };
 
+// [samples][length]; held-out crops are as long as the others unless the text is too short. Those
+// of end_to_end are learned from only when all blocks are tuned together.
 struct Samples {
-  std::vector<std::vector<int>> crops, held_out;  // [samples][length]; held-out crops are as long
-                                                  // as the others unless the text is too short
+  std::vector<std::vector<int>> crops, held_out, end_to_end = {};
+
   [[nodiscard]] long tokens() const {
     long sum = 0;
     for (const auto& crop : crops) sum += static_cast<long>(crop.size());
@@ -40,7 +43,7 @@ struct Samples {
 // BOS that it has said already (cache/prompt_cache.hpp).
 [[nodiscard]] inline Samples after_prompt(Samples samples, std::span<const int> prompt,
                                           std::optional<int> bos = {}) {
-  for (auto* part : {&samples.crops, &samples.held_out}) {
+  for (auto* part : {&samples.crops, &samples.held_out, &samples.end_to_end}) {
     for (std::vector<int>& crop : *part) {
       const auto rest = after_prompt(std::span<const int>(crop), prompt, bos);
       crop = std::vector<int>(rest.begin(), rest.end());
@@ -73,20 +76,33 @@ namespace detail {
   return crops;
 }
 
+[[nodiscard]] inline std::size_t held_out_tokens(std::size_t text, const SampleOptions& options) {
+  return static_cast<std::size_t>(options.held_out * static_cast<double>(text));
+}
+
 }  // namespace detail
+
+// How many of the crops for tuning all blocks together a text of so many tokens has. The stage can
+// read crops again, so they are only as many as overlap no others.
+[[nodiscard]] inline int end_to_end_samples(std::size_t text, const SampleOptions& options) {
+  const auto length = static_cast<std::size_t>(options.length);
+  const std::size_t learned = text - detail::held_out_tokens(text, options);
+  const std::size_t apart = learned < length ? 0 : (learned - length + 1) / length;
+  return std::clamp(static_cast<int>(apart) - options.samples, 0, options.end_to_end);
+}
 
 // ids: the whole text, its BOS included if the tokenizer adds one. Errors: too_short (the parts of
 // the text hold no crop), out_of_range (an id outside the vocabulary).
 [[nodiscard]] inline Result<Samples> cut_samples(std::span<const int> ids, int vocab_size,
                                                  const SampleOptions& options) {
-  BISUP_EXPECTS(options.samples >= 1 && options.length >= 2);
+  BISUP_EXPECTS(options.samples >= 1 && options.length >= 2 && options.end_to_end >= 0);
   BISUP_EXPECTS(options.held_out > 0 && options.held_out < 1);
   for (const int id : ids) {
     if (id < 0 || id >= vocab_size)
       return Error{Errc::out_of_range,
                    "token id " + std::to_string(id) + " is not in the vocabulary"};
   }
-  const auto held = static_cast<std::size_t>(options.held_out * static_cast<double>(ids.size()));
+  const std::size_t held = detail::held_out_tokens(ids.size(), options);
   const auto learned = ids.first(ids.size() - held), rest = ids.last(held);
   constexpr std::size_t fewest = 16;  // held-out tokens from which a choice can be made
   if (learned.size() < static_cast<std::size_t>(options.length) || rest.size() < fewest) {
@@ -95,8 +111,12 @@ namespace detail {
                                       std::to_string(learned.size()) + ", one sample needs " +
                                       std::to_string(options.length)};
   }
+  const int more = end_to_end_samples(ids.size(), options);
   Samples samples;
-  samples.crops = detail::crop(learned, options.samples, options.length, Random(options.seed, 0));
+  samples.crops =
+      detail::crop(learned, options.samples + more, options.length, Random(options.seed, 0));
+  samples.end_to_end.assign(samples.crops.begin() + options.samples, samples.crops.end());
+  samples.crops.resize(static_cast<std::size_t>(options.samples));
   const int held_length = std::min(options.length, static_cast<int>(rest.size()));
   samples.held_out =
       detail::crop(rest, held_out_samples(options.samples), held_length, Random(options.seed, 1));

@@ -114,7 +114,7 @@ class Stream {
 };
 
 // The residual stream of the float model and of the quantized one: the crops, then the held-out
-// crops.
+// crops, then, in the float one alone, those that only tuning all blocks together learns from.
 struct Streams {
   Stream exact, quantized;
   int crops = 0;

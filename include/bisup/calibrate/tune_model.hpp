@@ -29,25 +29,27 @@
 
 namespace bisup {
 
-// exact: the float stream behind the last block; gain: the float model's final norm in the model's
-// basis. progress(step, steps) returns false to stop; what was best so far stays. Errors:
-// not_finite (a learned scale), out_of_memory, wrong_shape (a state of another model).
+// exact: the float stream behind the last block, let go as soon as it is read; gain: the float
+// model's final norm in the model's basis. progress(step, steps) returns false to stop; what was
+// best so far stays. Errors: not_finite (a learned scale), out_of_memory, wrong_shape (a state of
+// another model).
 template <class T = float>
-Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples,
-                                     const Stream& exact, const Tuning& tuning, std::uint64_t seed,
-                                     ThreadPool& pool,
+Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples, Stream exact,
+                                     const Tuning& tuning, std::uint64_t seed, ThreadPool& pool,
                                      const std::function<bool(int, int)>& progress = {},
                                      const tune::PhaseMemory<T>& memory = {}) {
-  const int crops = static_cast<int>(samples.crops.size());
   auto teacher = detail::beginnings(exact, 0, exact.samples(), tuning.length);
+  exact = Stream();
   std::vector<tune::TextSample<T>> training, held_out;
-  for (std::size_t i = 0; i < teacher.size(); ++i) {
-    rms_norm(teacher[i].ref(), model.final_norm, model.config.norm_eps, teacher[i].ref(), pool);
-    const bool learned = static_cast<int>(i) < crops;
-    const auto& ids = learned ? samples.crops[i] : samples.held_out[i - samples.crops.size()];
-    (learned ? training : held_out)
-        .push_back(
-            {std::span(ids).first(static_cast<std::size_t>(teacher[i].rows())), teacher[i].ref()});
+  auto next = teacher.begin();
+  for (const auto& [part, to] :
+       {std::pair(&samples.crops, &training), std::pair(&samples.held_out, &held_out),
+        std::pair(&samples.end_to_end, &training)}) {
+    for (const std::vector<int>& ids : *part) {
+      const MatrixRef<float> states = (next++)->ref();
+      rms_norm(states, model.final_norm, model.config.norm_eps, states, pool);
+      to->push_back({std::span(ids).first(static_cast<std::size_t>(states.rows())), states});
+    }
   }
   const auto embed = [&model](std::span<const int> ids, MatrixRef<T> into) {
     llama::embed(model, ids, into);

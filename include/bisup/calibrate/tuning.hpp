@@ -46,6 +46,7 @@ struct Tuning {
   // Steps are taken where there is something to learn.
   [[nodiscard]] bool learns() const { return rank > 0 || clips || scales || biases || norm_gains; }
   [[nodiscard]] bool tunes_blocks() const { return learns() && block_steps > 0; }
+  [[nodiscard]] bool regresses() const { return regression && rank > 0; }
   [[nodiscard]] bool tunes_model() const { return learns() && end_to_end_steps > 0; }
   // Of block_steps each: smoothing and merging before the rounding, the rest behind it.
   [[nodiscard]] int block_phases() const {
@@ -67,12 +68,15 @@ struct Preset {
   int samples, length;  // of calibration data
   int self_generated;   // of these, so many
   int block_steps, end_to_end_steps;
+  // Samples more for the end-to-end stage alone, as far as the text has them: what it learns from a
+  // sample that it reads again is that sample.
+  int end_to_end_samples = 0;
 };
 
 inline constexpr std::array presets = {
     Preset{"demo", 16, 256, 0, 6, 30},
     Preset{"fast", 96, 256, 0, 24, 120},
-    Preset{"default", 320, 256, 80, 48, 1200},
+    Preset{"default", 200, 256, 80, 48, 1440, 1000},
     Preset{"thorough", 160, 2048, 32, 240, 2000},
 };
 

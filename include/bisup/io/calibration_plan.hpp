@@ -103,7 +103,7 @@ namespace detail {
 
 [[nodiscard]] inline Json describe(const Samples& samples) {
   std::uint32_t sum = 0;
-  for (const auto* part : {&samples.crops, &samples.held_out}) {
+  for (const auto* part : {&samples.crops, &samples.held_out, &samples.end_to_end}) {
     for (const std::vector<int>& crop : *part) {
       const auto length = static_cast<std::uint64_t>(crop.size());
       sum =
@@ -112,6 +112,7 @@ namespace detail {
   }
   return {{"crops", samples.crops.size()},
           {"held_out", samples.held_out.size()},
+          {"end_to_end", samples.end_to_end.size()},
           {"count", samples.tokens()},
           {"crc32c", sum}};
 }
