@@ -143,7 +143,7 @@ struct QuantizeCommand {
     if (dry_run && calibration.text.empty()) return print_dry_run(*ready, *source, parsed, pool);
     auto data = read_calibration(dry_run ? of_text_alone(calibration) : calibration,
                                  std::move(text).value(), source->checkpoint, pool);
-    if (!data) return data.error();
+    if (!data) return about(data.error(), common.model);
     if (prompt.automatic()) ids = outlier_prompt(*source, data->samples, pool);
     if (!ids) return about(ids.error(), common.model);
     if (ids->empty() && prompt.bits < 16)

@@ -919,6 +919,7 @@ def test_calibration():
         with open(weights, "wb") as file:
             file.write(content)
         refuse(1, [broken, "layer 2", "not finite"], "quantize", broken, *CALIBRATE[2:], "-o", path)
+        refuse(1, [broken, "layers.2", "not finite"], "quantize", broken, *CALIBRATE[2:], "--self-generate", "2", "-o", path)
 
         dry = [*CALIBRATE, "--dry-run"]
         work = os.path.join(folder, "work")

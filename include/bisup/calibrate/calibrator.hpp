@@ -100,14 +100,19 @@ namespace detail {
   Matrix<float> x, y;
   for (std::size_t i = 0; i < crops.size(); ++i) {
     const int tokens = static_cast<int>(crops[i]->size());
-    x.resize(tokens, exact.cols()), y.resize(tokens, exact.cols());
-    for (int t = 0; t < tokens; ++t) {
-      const int id = (*crops[i])[static_cast<std::size_t>(t)];
-      for (int c = 0; c < x.cols(); ++c) x(t, c) = exact.view(id, c), y(t, c) = stored.view(id, c);
-      basis.rotate(x.row(t));
-    }
+    const auto rows = [&](const llama::DenseTensor& from, Matrix<float>& into) {
+      into.resize(tokens, exact.cols());
+      for (int t = 0; t < tokens; ++t) {
+        const int id = (*crops[i])[static_cast<std::size_t>(t)];
+        for (int c = 0; c < into.cols(); ++c) into(t, c) = from.view(id, c);
+      }
+    };
+    rows(exact, x);
+    for (int t = 0; t < tokens; ++t) basis.rotate(x.row(t));
     float_stream->write(static_cast<int>(i), x.ref());
-    if (i < in_both) quantized->write(static_cast<int>(i), y.ref());
+    if (i >= in_both) continue;
+    rows(stored, y);
+    quantized->write(static_cast<int>(i), y.ref());
   }
   return Streams{std::move(float_stream).value(), std::move(quantized).value(),
                  static_cast<int>(samples.crops.size())};
