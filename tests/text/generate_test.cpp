@@ -15,32 +15,6 @@ namespace {
 
 using namespace bisup;
 
-TEST_CASE("stop strings are found wherever the pieces break, and never shown") {
-  const std::string whole = "one END two ENDE";
-  for (std::size_t cut = 0; cut <= whole.size(); ++cut) {
-    text::StopStrings stops({"END", "xyz"});
-    std::string shown = stops.push(whole.substr(0, cut));
-    if (!stops.found()) shown += stops.push(whole.substr(cut));
-    CAPTURE(cut);
-    REQUIRE(stops.found());
-    REQUIRE(shown == "one ");
-  }
-}
-
-TEST_CASE("only what may become a stop string is held back") {
-  text::StopStrings stops({"stop", "", "top it"});
-  REQUIRE(stops.push("a s") == "a ");
-  REQUIRE(stops.push("t") == "");
-  REQUIRE(stops.push("op") == "");  // "stop" ends before "top it" could
-  REQUIRE(stops.found());
-  text::StopStrings others({"stop"});
-  REQUIRE(others.push("sto") == "");
-  REQUIRE(others.push("ne") == "stone");
-  REQUIRE(others.push("st") == "");
-  REQUIRE(others.finish() == "st");
-  REQUIRE_FALSE(others.found());
-}
-
 struct Fixture {
   text::Tokenizer tokenizer = text::Tokenizer::from_json_text(tiny::byte_level().dump(), "tiny").value();
   llama::Model model;
