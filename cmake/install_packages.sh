@@ -33,7 +33,8 @@ declare -A what=(
   [ninja-build]="command ninja" [pkg-config]="command pkg-config" [python3]="command python3"
   [libeigen3-dev]="header eigen3/Eigen/Core" [nlohmann-json3-dev]="header nlohmann/json.hpp"
   [libpcre2-dev]="header pcre2.h" [libutf8proc-dev]="header utf8proc.h"
-  [catch2]="header catch2" [libcli11-dev]="header CLI/CLI.hpp" [libfmt-dev]="header fmt/format.h")
+  [catch2]="header catch2" [libcli11-dev]="header CLI/CLI.hpp" [libfmt-dev]="header fmt/format.h"
+  [libcpp-httplib-dev]="header httplib.h")
 missing=()
 for package in "$@"; do
   read -r kind name <<< "${what[$package]:-none none}"

@@ -22,7 +22,7 @@ mkdir -p "$cache" build/demo || exit 1
 rm -f build/demo/*
 
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev
-  libutf8proc-dev libcli11-dev libfmt-dev catch2 python3)
+  libutf8proc-dev libcli11-dev libfmt-dev libcpp-httplib-dev catch2 python3)
 python3 -m pip --version > /dev/null 2>&1 || packages+=(python3-pip)
 stage packages bash cmake/install_packages.sh "${packages[@]}" || exit 1
 stage configure cmake --preset release || exit 1

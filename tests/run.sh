@@ -16,7 +16,7 @@ esac
 . tests/stage.sh
 
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev
-  libutf8proc-dev catch2 libcli11-dev libfmt-dev python3 valgrind)
+  libutf8proc-dev catch2 libcli11-dev libfmt-dev libcpp-httplib-dev python3 valgrind)
 [ "${1:-}" = --full ] && packages+=(clang libclang-rt-dev python3-venv)
 bash cmake/install_packages.sh "${packages[@]}" || exit 1
 

@@ -99,6 +99,7 @@ void add_chat(CLI::App& app, Action& action) {
   options->generate.sampling.top_p = 0.95f;
   options->generate.tokens = 1024;
   add_conversation_options(*sub, *options);
+  add_roll_option(*sub, *options);
   sub->callback([options, &action] { action = [options] { return options->run(); }; });
 }
 

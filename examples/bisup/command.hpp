@@ -30,6 +30,7 @@ void add_perplexity(CLI::App& app, Action& action);
 void add_compare(CLI::App& app, Action& action);
 void add_generate(CLI::App& app, Action& action);
 void add_chat(CLI::App& app, Action& action);
+void add_serve(CLI::App& app, Action& action);
 void add_tokenize(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);
@@ -48,7 +49,8 @@ struct KvOptions {
   std::optional<int> bits = {}, key_bits = {}, value_bits = {}, group = {}, sinks = {}, recent = {};
   bool rotate = false, fit = false;
   std::string table = {}, exact = {};
-  bool talks = false;  // generate and chat: 4 sinks and 64 recent tokens unless told otherwise
+  // generate, chat and serve: 4 sinks and 64 recent tokens unless told otherwise.
+  bool talks = false;
 };
 void add_kv_options(CLI::App& sub, KvOptions& options);
 // Errors: bad_scheme for options that contradict each other or the scheme, those of the table's

@@ -50,14 +50,17 @@ void add_conversation_options(CLI::App& sub, ConversationOptions& options) {
   add_scheme_option(sub, options.scheme, "simulate this scheme on a float model");
   options.kv.talks = true;
   add_kv_options(sub, options.kv);
-  sub.add_flag("--roll", options.generate.rolls,
-               "when the context is full, go on with its first tokens and the newest half");
   sub.add_option("--load-prompt", options.load_prompt,
                  "begin behind what --save-prompt kept in this file")
       ->option_text("FILE");
   sub.add_option("--template", options.chat_family,
                  "the chat template's family, whatever the model says")
       ->check(CLI::IsMember({"chatml", "qwen", "llama2", "llama3"}));
+}
+
+void add_roll_option(CLI::App& sub, ConversationOptions& options) {
+  sub.add_flag("--roll", options.generate.rolls,
+               "when the context is full, go on with its first tokens and the newest half");
 }
 
 Result<std::unique_ptr<Conversation>> Conversation::open(const ConversationOptions& options,
@@ -116,6 +119,21 @@ Result<std::vector<int>> Conversation::ids_of(std::span<const text::ChatMessage>
   return tokenizer_.encode(*segments);
 }
 
+int Conversation::context() const {
+  return std::min(options_.context, model().config.max_positions);
+}
+
+std::span<const int> Conversation::after_prompt(std::span<const int> request) const {
+  return bisup::after_prompt(request, model().prompt, bos_of(tokenizer_));
+}
+
+Result<text::Answers> Conversation::answers(text::AnswersOptions options) {
+  options.capacity = context();
+  auto made = text::Answers::make(model(), tokenizer_, policy_, options, pool_);
+  if (!made) return about(made.error(), options_.common.model);
+  return made;
+}
+
 Result<void> Conversation::save_prompt(const std::string& path, const std::vector<int>& ids) {
   const auto rest = bisup::after_prompt(ids, model().prompt);
   const auto prompt = bisup::llama::store_prompt(model(), rest, bisup::DType::f16, pool_);
@@ -126,13 +144,12 @@ Result<void> Conversation::save_prompt(const std::string& path, const std::vecto
 Result<Answer> Conversation::answer(const std::vector<int>& request, const text::Emit& show) {
   const int stored = model().prompt.tokens();
   if (session_.empty()) {
-    const int capacity = std::min(options_.context, model().config.max_positions) + stored;
-    auto made = bisup::llama::Session::make(model(), capacity, policy_, pool_);
+    auto made = bisup::llama::Session::make(model(), context() + stored, policy_, pool_);
     if (!made) return about(made.error(), options_.common.model);
     session_.push_back(std::move(made).value());
   }
   auto& session = session_.front();
-  const auto ids = bisup::after_prompt(request, model().prompt, bos_of(tokenizer_));
+  const auto ids = after_prompt(request);
   // At least the last token is computed again: its logits are needed.
   const auto differs = std::mismatch(known_.begin(), known_.end(), ids.begin(), ids.end() - 1);
   const auto kept = static_cast<std::size_t>(differs.first - known_.begin());

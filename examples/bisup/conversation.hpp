@@ -1,10 +1,11 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How do generate and chat talk to a model? A Conversation opens model, tokenizer and template once
-// and answers token lists; what people write is never read as special tokens.
+// How do generate, chat and serve talk to a model? A Conversation opens model, tokenizer and
+// template once and answers token lists; what people write is never read as special tokens.
 
 #include <bisup/llama/session.hpp>
+#include <bisup/text/answers.hpp>
 #include <bisup/text/chat_template.hpp>
 #include <bisup/text/generate.hpp>
 #include <limits>
@@ -24,8 +25,9 @@ struct ConversationOptions {
   int context = 4096;
   bisup::text::GenerateOptions generate;
 };
-// Everything above but MODEL and what `common` declares.
+// Everything above but MODEL, what `common` declares, and whether the context rolls.
 void add_conversation_options(CLI::App& sub, ConversationOptions& options);
+void add_roll_option(CLI::App& sub, ConversationOptions& options);
 
 struct Speed {
   int prompt_tokens = 0, tokens = 0;
@@ -52,17 +54,29 @@ class Conversation {
   static bisup::Result<std::unique_ptr<Conversation>> open(const ConversationOptions& options,
                                                            bool chat);
 
+  // Errors: those of text::load_chat_template.
+  bisup::Result<void> find_template();
   [[nodiscard]] bisup::Result<std::vector<int>> ids_of(
       std::span<const bisup::text::ChatMessage> messages) const;
   [[nodiscard]] const bisup::text::Tokenizer& tokenizer() const { return tokenizer_; }
   [[nodiscard]] const bisup::llama::Model& model() const { return file_.model; }
   [[nodiscard]] const bisup::KvPolicy& policy() const { return policy_; }
+  // Tokens that can be remembered behind the stored prompt.
+  [[nodiscard]] int context() const;
+  // What was asked for, ended where the model ends a turn.
+  [[nodiscard]] const bisup::text::GenerateOptions& generate_options() const {
+    return options_.generate;
+  }
+  // A request without what the model's stored prompt has said.
+  [[nodiscard]] std::span<const int> after_prompt(std::span<const int> request) const;
 
   // Keeps the keys and values of these tokens, behind those of the model's prompt, in a file.
   bisup::Result<void> save_prompt(const std::string& path, const std::vector<int>& ids);
   // Answers the whole token list; what the cache knows of its beginning is not computed again.
   // Pieces of text go to `show` as they are certain.
   bisup::Result<Answer> answer(const std::vector<int>& request, const bisup::text::Emit& show);
+  // For many requests at once; of the context that was asked for.
+  [[nodiscard]] bisup::Result<bisup::text::Answers> answers(bisup::text::AnswersOptions options);
 
  private:
   Conversation(const ConversationOptions& options, bisup::io::ModelFile file,
@@ -71,8 +85,6 @@ class Conversation {
         pool_(options.common.threads),
         file_(std::move(file)),
         tokenizer_(std::move(tokenizer)) {}
-  bisup::Result<void> find_template();
-
   ConversationOptions options_;
   bisup::ThreadPool pool_;
   bisup::io::ModelFile file_;

@@ -75,6 +75,7 @@ void add_generate(CLI::App& app, Action& action) {
                   "keep the prompt's keys and values in this file, for --load-prompt")
       ->option_text("FILE");
   add_conversation_options(*sub, *options);
+  add_roll_option(*sub, *options);
   sub->callback([options, &action] { action = [options] { return options->run(); }; });
 }
 

@@ -36,6 +36,7 @@ int run(int argc, char** argv) {
   command::add_compare(app, action);
   command::add_generate(app, action);
   command::add_chat(app, action);
+  command::add_serve(app, action);
   command::add_tokenize(app, action);
   command::add_inspect(app, action);
   command::add_bench(app, action);

@@ -7,6 +7,8 @@
 GROUP is one of the functions below whose names begin with test_.
 """
 
+import concurrent.futures
+import http.client
 import json
 import os
 import random
@@ -14,6 +16,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -569,6 +572,198 @@ def test_stored_prompt():
             file.seek(-1, os.SEEK_END)
             file.write(bytes([last[0] ^ 1]))
         refuse(1, [kept, "checksum"], "generate", TINY, "--prompt", "Once", "--load-prompt", kept)
+
+
+class Served:
+    """A server on a free port, for a with statement; say(body) asks it by HTTP."""
+
+    def __init__(self, *arguments, status=0):
+        self.arguments, self.status = arguments, status
+
+    def __enter__(self):
+        self.process = subprocess.Popen([BISUP, "serve", *self.arguments, "--port", "0", "--json"],
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        lines = []
+        while not lines or lines[-1] != b"}\n":  # it is one object, and stays
+            lines.append(self.process.stdout.readline())
+            if not lines[-1]:
+                check(False, "it ended before it served:", self.process.communicate())
+        self.said = json.loads(b"".join(lines))
+        self.port = int(self.said["address"].rsplit(":", 1)[1])
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            said, complaint = self.process.communicate(timeout=30)
+        finally:
+            self.process.kill()
+        check(self.process.returncode == self.status and said == complaint == b"",
+              "ended with", self.process.returncode, said, complaint)
+
+    def open(self, path, body=None, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        text = json.dumps(body) if isinstance(body, dict) else body
+        connection.request("GET" if body is None else "POST", path, text, headers or {})
+        return connection, connection.getresponse()
+
+    def say(self, path, body=None, status=200, headers=None):
+        connection, response = self.open(path, body, headers)
+        answer = json.loads(response.read())
+        connection.close()
+        check(response.status == status, path, body, "has the status", response.status, answer)
+        return answer
+
+    def chat(self, words, **more):
+        return self.say("/v1/chat/completions", {"messages": [{"role": "user", "content": words}], "temperature": 0, **more})
+
+    def refuse(self, status, words, path, body, headers=None):
+        error = self.say(path, body, status, headers)["error"]
+        check(set(error) == {"message", "type", "param", "code"}, error)
+        for word in words:
+            check(word in error["message"], body, "does not mention", word, "but says", error)
+        return error
+
+
+def events(response):
+    """What a stream says: objects, and that it ends as it should."""
+    blocks = response.read().decode().split("\n\n")
+    check(all(block.startswith("data: ") for block in blocks[:-1]) and blocks[-2:] == ["data: [DONE]", ""], blocks)
+    return [json.loads(block[6:]) for block in blocks[:-2]]
+
+
+def test_serve():
+    chat, completion = "/v1/chat/completions", "/v1/completions"
+    questions = ["Hello there", "What is the opposite of hot?", "Tell me a story", "One", "Who is Clara, and why?"]
+    alone = {question: ask("chat", TINY, "--temperature", "0", "-n", "24", stdin=question + "\n")["turns"][0]
+             for question in questions}
+    with Served(TINY, "--parallel", "3", "-n", "24") as server:
+        check(set(server.said) == documented("serve"), set(server.said) ^ documented("serve"))
+        check(server.said["chat"] is True and server.said["context"] == 512, server.said)
+        check(server.say("/health") == {"status": "ok"}, "health")
+        models = server.say("/v1/models")
+        check(models["object"] == "list" and [m["id"] for m in models["data"]] == ["tiny_llama"], models)
+
+        # More clients than are answered at once hear what each would hear alone.
+        with concurrent.futures.ThreadPoolExecutor(len(questions)) as clients:
+            heard = list(clients.map(server.chat, questions))
+        for question, answer in zip(questions, heard):
+            choice, = answer["choices"]
+            check(answer["object"] == "chat.completion" and answer["model"] == "tiny_llama", answer)
+            check(choice["message"] == {"role": "assistant", "content": alone[question]["assistant"]}, choice, alone[question])
+            check(choice["finish_reason"] == ("length" if alone[question]["finish"] == "length" else "stop"), choice)
+            used = answer["usage"]
+            check(used["prompt_tokens"] == alone[question]["prompt_tokens"] and 0 < used["completion_tokens"] <= 24, used)
+            check(used["total_tokens"] == used["prompt_tokens"] + used["completion_tokens"], used)
+        check(len({answer["id"] for answer in heard}) == len(heard), "ids differ")
+
+        # A stream says the same in pieces; a question that was asked before is in the cache.
+        stream = {"messages": [{"role": "user", "content": questions[2]}], "temperature": 0, "stream": True}
+        connection, response = server.open(chat, {**stream, "stream_options": {"include_usage": True}})
+        check(response.status == 200 and response.getheader("Content-Type") == "text/event-stream", response.headers)
+        first, *pieces, last, usage = events(response)
+        connection.close()
+        check(first["choices"][0]["delta"] == {"role": "assistant", "content": ""}, first)
+        check({e["object"] for e in (first, *pieces, last, usage)} == {"chat.completion.chunk"}, pieces)
+        said = "".join(piece["choices"][0]["delta"]["content"] for piece in pieces)
+        check(said == alone[questions[2]]["assistant"], said)
+        check(last["choices"][0]["delta"] == {} and last["choices"][0]["finish_reason"] in ("stop", "length"), last)
+        check(usage["choices"] == [], usage)
+        cached = usage["usage"]["prompt_tokens_details"]["cached_tokens"]
+        check(0 < cached < usage["usage"]["prompt_tokens"], usage)
+
+        # Completions; stops; parts of text; a system message by its newer name.
+        text = ask("generate", TINY, "--prompt", "Once upon", "-n", "12")["text"]
+        ask_for = {"prompt": "Once upon", "max_tokens": 12, "temperature": 0}
+        answer = server.say(completion, ask_for)
+        check(answer["object"] == "text_completion" and answer["choices"][0]["text"] == text, answer, text)
+        connection, response = server.open(completion, {**ask_for, "stream": True, "stop": [text[5:8]]})
+        *pieces, last = events(response)
+        connection.close()
+        check("".join(piece["choices"][0]["text"] for piece in pieces) == text[:5], pieces)
+        check(last["choices"][0]["finish_reason"] == "stop", last)
+        parts = {"messages": [{"role": "developer", "content": "Be brief."},
+                              {"role": "user", "content": [{"type": "text", "text": "Hello "}, {"type": "text", "text": "there"}]}],
+                 "max_completion_tokens": 4, "temperature": 0, "n": 1, "tools": [], "logprobs": False, "seed": None}
+        plain = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello there"}],
+                 "max_tokens": 4, "temperature": 0}
+        check(server.say(chat, parts)["choices"] == server.say(chat, plain)["choices"], "the same question")
+        # Drawn: by the request's seed, or by one of its own.
+        drawn = {**ask_for, "temperature": 5, "max_tokens": 24}
+        same = {server.say(completion, {**drawn, "seed": 7})["choices"][0]["text"] for _ in range(3)}
+        own = {server.say(completion, drawn)["choices"][0]["text"] for _ in range(3)}
+        check(len(same) == 1 and len(own) > 1, same, own)
+
+        one = {"messages": [{"role": "user", "content": "x"}]}
+        for words, path, body in (
+                (["not JSON"], chat, "{"), (["not an object"], chat, "[1]"), (["'messages'"], chat, {}),
+                (["'messages'"], chat, {"messages": []}), (["role", "'robot'"], chat, {"messages": [{"role": "robot", "content": "x"}]}),
+                (["'content'"], chat, {"messages": [{"role": "user"}]}),
+                (["not text"], chat, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+                (["'prompt'"], completion, {}), (["'prompt'"], completion, {"prompt": ["a", "b"]}),
+                (["'n'"], chat, {**one, "n": 2}), (["'tools'"], chat, {**one, "tools": [{}]}),
+                (["'response_format'"], chat, {**one, "response_format": {"type": "json_object"}}),
+                (["'temperature'"], chat, {**one, "temperature": -1}), (["'temperature'"], chat, {**one, "temperature": "hot"}),
+                (["'top_p'"], chat, {**one, "top_p": 0}), (["'max_tokens'"], chat, {**one, "max_tokens": 0}),
+                (["'max_tokens'"], chat, {**one, "max_tokens": 1e99}), (["'top_k'"], chat, {**one, "top_k": -1}),
+                (["'seed'"], chat, {**one, "seed": "x"}), (["'stop'"], chat, {**one, "stop": {"a": 1}}),
+                (["'stream'"], chat, {**one, "stream": "yes"}), (["'stream_options'"], chat, {**one, "stream_options": 1}),
+                (["no tokens"], completion, {"prompt": ""})):
+            error = server.refuse(400, words, path, body)
+            check(error["type"] == "invalid_request_error" and error["code"] is None, error)
+        too_long = {"prompt": "word " * 600}
+        check(server.refuse(400, ["room for 512"], completion, too_long)["code"] == "context_length_exceeded", "its code")
+        server.refuse(404, ["/v1/embeddings"], "/v1/embeddings", {})
+        server.refuse(413, ["too long"], completion, " " * (17 << 20))
+
+        # A client that leaves gives its place to others: three leave, three are answered at once.
+        for _ in range(3):
+            connection, response = server.open(completion, {"prompt": "Once", "max_tokens": 400, "stream": True})
+            response.read(10)
+            connection.close()
+        check(server.chat(questions[0])["choices"] == heard[0]["choices"], "after others have left")
+
+    # A key; and whoever cannot wait is told so.
+    with Served(TINY, "--parallel", "1", "--queue", "0", "--api-key", "secret") as server:
+        check(server.say("/health") == {"status": "ok"}, "health needs no key")
+        for headers in ({}, {"Authorization": "Bearer wrong!"}, {"Authorization": "secret"}):
+            server.refuse(401, ["key"], completion, ask_for, headers)
+        key = {"Authorization": "Bearer secret"}
+        check(server.say(completion, ask_for, headers=key)["choices"][0]["text"] == text, "with the key")
+        endless = {"prompt": "Once", "max_tokens": 400, "temperature": 9, "stream": True}
+        streams = [server.open(completion, endless, key) for _ in range(8)]
+        statuses = sorted(response.status for _, response in streams)
+        check(set(statuses) == {200, 503}, statuses)
+        # It is asked to end while one is being answered.
+    for connection, _ in streams:
+        connection.close()
+
+    with tempfile.TemporaryDirectory() as folder:
+        mute = os.path.join(folder, "mute")
+        shutil.copytree(TINY, mute)
+        path = os.path.join(mute, "tokenizer_config.json")
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+        config["chat_template"] = "{{ messages }}"
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        with Served(mute) as server:
+            check(server.said["chat"] is False, server.said)
+            server.refuse(400, ["template"], chat, one)
+            check(server.say(completion, ask_for)["choices"][0]["text"] == text, "completions need no template")
+        prompted = os.path.join(folder, "prompted.safetensors")
+        ask("quantize", TINY, "--scheme", "W8A8", "--cache-prompt", "text:Once upon a time", "-o", prompted)
+        expected = ask("generate", prompted, "--prompt", "Once upon a time there", "-n", "8")
+        with Served(prompted) as server:
+            answer = server.say(completion, {**ask_for, "prompt": "Once upon a time there", "max_tokens": 8})
+            check(answer["choices"][0]["text"] == expected["text"], answer, expected)
+            stored = expected["stored_prompt_tokens"]
+            check(answer["usage"]["prompt_tokens_details"]["cached_tokens"] == stored > 0, answer, stored)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refuse(1, ["cannot listen", str(taken.getsockname()[1])], "serve", TINY, "--port", str(taken.getsockname()[1]))
+    refuse(2, ["--port"], "serve", TINY, "--port", "99999")
 
 
 def test_roll():
