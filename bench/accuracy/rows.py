@@ -46,6 +46,22 @@ def machine():
         return platform.processor() or platform.machine()
 
 
+def prompt_of(arguments):
+    """The prompt that a row's model has: methods that tune take the token that begins a text."""
+    if "--cache-prompt" in arguments:
+        return arguments[arguments.index("--cache-prompt") + 1]
+    return "bos" if any(argument.startswith("bisup_") for argument in arguments) else "none"
+
+
+def same(old, new):
+    """Whether rows of these arguments are one: `--cache-prompt none` went without saying before methods that tune had a
+    prompt."""
+    def said(arguments):
+        at = arguments.index("--cache-prompt") if "--cache-prompt" in arguments else len(arguments)
+        return arguments[:at] + arguments[at + 2:] if arguments[at + 1:at + 2] == ["none"] else arguments
+    return said(old) == said(new)
+
+
 class Bench:
     def __init__(self, options):
         self.options = options
@@ -98,7 +114,7 @@ class Bench:
 
     def states(self, row):
         """Where what the float model makes of the texts is kept for all rows of one build and stored prompt."""
-        prompt = row.arguments[row.arguments.index("--cache-prompt") + 1] if "--cache-prompt" in row.arguments else "none"
+        prompt = prompt_of(row.arguments)
         known = [self.settings["model"], digest(self.options.bisup), hashlib.sha256(prompt.encode()).hexdigest()[:16]]
         return os.path.join(self.options.cache, "states-" + "-".join(known) + ".safetensors")
 
@@ -149,7 +165,7 @@ class Bench:
         done = self.finished()
         for number, row in enumerate(rows):
             old = done.get(row.name)
-            missing = (old is None or old["arguments"] != row.arguments or
+            missing = (old is None or not same(old["arguments"], row.arguments) or
                        (self.options.simulate and old["simulated_window_nll"] is None) or
                        (self.options.second_text and
                         old.get("second", {}).get("text") != digest(self.options.second_text)))

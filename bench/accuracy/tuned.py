@@ -24,7 +24,8 @@ TARGETS = {
 BASE_DATA = ["--calib-samples", "24", "--calib-length", "2048"]
 NOTHING = ["--learn", "none", "--rank", "0"]
 LEARNED = {"atom": "clips,scales,biases,norms", "quarot": "clips,scales,norms"}  # beside branches, by the recipe itself
-# One ingredient at a time, learned block by block and end to end; then stages; then all. {} is all that is learned.
+# One ingredient at a time, learned block by block and end to end; then stages; then all. {} is all that is learned;
+# without a prompt, unless it is named.
 INGREDIENTS = {
     "prompt": [*NOTHING, "--cache-prompt", "bos"],
     "smoothing": ["--learn", "smoothing", "--rank", "0"],
@@ -37,6 +38,7 @@ INGREDIENTS = {
     "all": [],
     "all without branches": ["--rank", "0"],
     "all, branches merged": ["--rank", "0", "--merged-rank", "32"],
+    "all and prompt": ["--cache-prompt", "bos"],
     "all and smoothing": ["--learn", "{},smoothing"],
     "all, smoothing and prompt": ["--learn", "{},smoothing", "--cache-prompt", "bos"],
 }
@@ -70,9 +72,10 @@ def ingredient_rows():
                 made.append(Row(f"{base}:{bits}-g{group}", base, bits, f"{base}, groups of {group}",
                                 ["--method", base, *BASE_DATA], group))
             for what, arguments in INGREDIENTS.items():
+                prompt = [] if "--cache-prompt" in arguments else ["--cache-prompt", "none"]
                 made.append(Row(f"bisup_{base}:{bits}-g64:fast:{what.replace(',', '').replace(' ', '_')}", base, bits,
                                 what, ["--method", f"bisup_{base}", "--preset", "fast",
-                                       *[argument.format(LEARNED[base]) for argument in arguments]]))
+                                       *[argument.format(LEARNED[base]) for argument in arguments], *prompt]))
     return made
 
 

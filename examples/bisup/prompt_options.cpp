@@ -87,6 +87,7 @@ Result<std::vector<int>> prompt_ids(const PromptOptions& options,
   Result<std::vector<int>> ids = std::vector<int>();
   if (options.prompt == "bos") {
     const auto start = start_token(*tokenizer, config);
+    if (!start && options.by_method) return ids;
     if (!start) return Error{Errc::missing, "has no token that begins a text", files.where};
     ids = std::vector{*start};
   } else {

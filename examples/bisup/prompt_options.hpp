@@ -21,6 +21,7 @@ namespace command {
 struct PromptOptions {
   std::string prompt = {};  // none, bos, auto, text:..., @FILE; empty: as the model says
   int bits = 16;
+  bool by_method = false;  // bos because the method has it so, where the model has such a token
 
   [[nodiscard]] bool automatic() const { return prompt == "auto"; }
 };

@@ -50,6 +50,7 @@ struct QuantizeCommand {
   Result<void> run() const {
     if (explain) {
       fmt::print("{}", bisup::explain(command::recipe(recipe)));
+      if (prompt.by_method) fmt::print("  prompt       the token that begins a text, exact\n");
       return {};
     }
     const Clock clock;
@@ -83,6 +84,12 @@ struct QuantizeCommand {
                         to.filename().string().starts_with("model");
     if (!same && !inside) return {};
     return Error{Errc::cannot_write, "is a file of the model itself; choose another name", output};
+  }
+
+  // Methods that tune against the vertical error begin with what helps against the horizontal one.
+  void use_prompt(const CLI::App& sub) {
+    if (sub.count("--cache-prompt") > 0 || !command::recipe(recipe).tuning.any()) return;
+    prompt.prompt = "bos", prompt.by_method = true;
   }
 
   // What the options need of each other.
@@ -341,6 +348,7 @@ void add_quantize(CLI::App& app, Action& action) {
   sub->add_option("-o,--output", options->output, "the file to write, .safetensors");
   sub->callback([options, sub, &action] {
     use_preset(options->recipe, *sub, options->calibration);
+    options->use_prompt(*sub);
     options->expect_options();
     action = [options] { return options->run(); };
   });

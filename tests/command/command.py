@@ -241,7 +241,7 @@ def test_explain():
           explain("--method", "atom", "--weight-clip", "0.9"))
     check("range times 0.9," not in explain("--method", "gptq"), explain("--method", "gptq"))
     check("range times 0.9" in explain("--method", "gptq", "--weight-clip", "0.9"), "instead of a search")
-    tuned = lambda *options: explain("--method", "bisup_atom", *options).splitlines()[-1]
+    tuned = lambda *options: re.search("^  tuning.*", explain("--method", "bisup_atom", *options), re.M).group(0)
     check("clips, scales of weights, biases, norm gains" in tuned(), tuned())
     check("rank" in tuned() and "rank" not in tuned("--rank", "0"), tuned("--rank", "0"))
     check("scales of weights:" in tuned("--learn", "scales") and "clips" not in tuned("--learn", "scales"), tuned())
@@ -253,6 +253,9 @@ def test_explain():
     check("24 steps a block, 120 end to end" in tuned("--preset", "fast"), tuned("--preset", "fast"))
     check(tuned() == tuned("--preset", "default"), tuned())
     check("3 steps a block, 0 end to end" in tuned("--block-steps", "3", "--end-to-end", "0"), tuned())
+    check("token that begins a text" in explain("--method", "bisup_atom"), explain("--method", "bisup_atom"))
+    for options in (["atom"], ["bisup_atom", "--cache-prompt", "none"]):
+        check("token that begins" not in explain("--method", *options), options)
 
 
 def test_preset():
@@ -429,6 +432,23 @@ def test_prompt():
               - ask("generate", path, *request)["prompt_tokens"] == tokens, "read once")
         learned, answer = calibrated(folder, "quarot", "W4A4KV4-g64", "--cache-prompt", "bos")
         check(answer["prompt_tokens"] == 1 and ppl(learned)["prompt_tokens"] == 1, answer)
+        # Methods that tune have it so, unless they are told otherwise or the model has no such token.
+        few = ["--block-steps", "1", "--end-to-end", "0"]
+        _, answer = calibrated(folder, "bisup_rtn", "W4A4KV4-g64", *few)
+        check(answer["prompt_tokens"] == 1, answer)
+        _, answer = calibrated(folder, "bisup_rtn", "W4A4KV4-g64", *few, "--cache-prompt", "none")
+        check(answer["prompt_tokens"] == 0, answer)
+        nameless = os.path.join(folder, "nameless")
+        shutil.copytree(TINY, nameless)
+        for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+            with open(os.path.join(nameless, name), encoding="utf-8") as source:
+                config = json.load(source)
+            with open(os.path.join(nameless, name), "w", encoding="utf-8") as out:
+                json.dump({key: value for key, value in config.items() if not key.startswith(("bos", "eos"))}, out)
+        made = ["quantize", nameless, "--method", "bisup_rtn", "--scheme", "W4A4KV4-g64", *SAMPLES, *few,
+                "-o", os.path.join(folder, "nameless.safetensors")]
+        check(ask(*made)["prompt_tokens"] == 0, "no token begins a text")
+        refuse(1, [nameless, "no token that begins"], *made, "--cache-prompt", "bos")
         _, answer = calibrated(folder, "atom", "W4A4KV4-g64", "--cache-prompt", "auto")
         check(answer["prompt_tokens"] == 0, "no token of this model is 64 times the others", answer)
         out = ["--scheme", "W4A8-g64", "-o", os.path.join(folder, "x")]

@@ -1,7 +1,8 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What is a method? A value with one field a slot (docs/methods.md), interpreted by calibrator.hpp.
+// What is a method? A value with one field a slot (docs/calibration.md), interpreted by
+// calibrator.hpp.
 // The named recipes are those of the papers, constants included; where a search replaces a constant
 // by default, the constant's name says what the paper used.
 

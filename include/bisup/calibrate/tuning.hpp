@@ -76,7 +76,7 @@ struct Preset {
 inline constexpr std::array presets = {
     Preset{"demo", 16, 256, 0, 6, 30},
     Preset{"fast", 96, 256, 0, 24, 120},
-    Preset{"default", 200, 256, 80, 48, 1440, 1000},
+    Preset{"default", 200, 256, 80, 48, 1640, 1000},
     Preset{"thorough", 160, 2048, 32, 240, 2000},
 };
 
