@@ -6,6 +6,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <utility>
 
@@ -13,10 +14,12 @@ namespace command {
 
 namespace {
 
-volatile std::sig_atomic_t stop = 0;
+// Threads other than the one that the signal found read it.
+std::atomic<bool> stop = false;
+static_assert(std::atomic<bool>::is_always_lock_free);
 
 extern "C" void on_signal(int number) {
-  stop = 1;
+  stop = true;
   std::signal(number, SIG_DFL);
 }
 
@@ -36,12 +39,12 @@ void complain(const std::string& what) {
 }
 
 void catch_interrupts() {
-  stop = 0;
+  stop = false;
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) std::signal(number, on_signal);
 }
 
 bool interrupted() {
-  return stop != 0;
+  return stop;
 }
 
 void let_interrupts_end() {
