@@ -7,6 +7,7 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "conversation.hpp"
 #include "terminal.hpp"
@@ -76,12 +77,9 @@ struct ChatCommand : ConversationOptions {
       }
     }
     if (common.json) {
-      print({{"model", common.model},
-             {"scheme", conversation.model().scheme.name()},
-             {"kv", kv_name(conversation.policy())},
-             {"kv_sinks", conversation.policy().sinks},
-             {"kv_recent", conversation.policy().recent},
-             {"turns", turns}});
+      Json said = conversation.json();
+      said["turns"] = std::move(turns);
+      print(said);
     }
     return {};
   }

@@ -119,6 +119,14 @@ Result<std::vector<int>> Conversation::ids_of(std::span<const text::ChatMessage>
   return tokenizer_.encode(*segments);
 }
 
+Json Conversation::json() const {
+  return {{"model", options_.common.model},
+          {"scheme", model().scheme.name()},
+          {"kv", kv_name(policy_)},
+          {"kv_sinks", policy_.sinks},
+          {"kv_recent", policy_.recent}};
+}
+
 int Conversation::context() const {
   return std::min(options_.context, model().config.max_positions);
 }

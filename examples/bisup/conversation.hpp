@@ -61,6 +61,8 @@ class Conversation {
   [[nodiscard]] const bisup::text::Tokenizer& tokenizer() const { return tokenizer_; }
   [[nodiscard]] const bisup::llama::Model& model() const { return file_.model; }
   [[nodiscard]] const bisup::KvPolicy& policy() const { return policy_; }
+  // The fields that results begin with: the model, its scheme and its cache.
+  [[nodiscard]] Json json() const;
   // Tokens that can be remembered behind the stored prompt.
   [[nodiscard]] int context() const;
   // What was asked for, ended where the model ends a turn.

@@ -3,13 +3,10 @@
 #include "desk.hpp"
 
 #include <algorithm>
-#include <exception>
 #include <utility>
 
 namespace command {
 
-using bisup::Errc;
-using bisup::Error;
 using bisup::Result;
 using bisup::text::Reply;
 
@@ -63,7 +60,7 @@ Result<std::shared_ptr<Ticket>> Desk::ask(std::vector<int> ids,
   if (tickets_.size() >= most_) return std::shared_ptr<Ticket>();
   tickets_.push_back(ticket);
   if (closed_) {
-    ticket->finish(Error{Errc::interrupted, "the server is ending"});
+    ticket->finish(ending());
     return ticket;
   }
   asked_.push_back(
@@ -86,7 +83,7 @@ bool Desk::closed() const {
   return closed_;
 }
 
-std::optional<Error> Desk::failure() const {
+std::exception_ptr Desk::failure() const {
   const std::lock_guard lock(mutex_);
   return failure_;
 }
@@ -107,17 +104,15 @@ void Desk::answer_until_closed() {
 void Desk::work() {
   try {
     answer_until_closed();
-  } catch (const std::exception& error) {
+  } catch (...) {
     const std::lock_guard lock(mutex_);
-    failure_ = Error{Errc::out_of_memory, error.what()};
+    failure_ = std::current_exception();
     closed_ = true;
   }
   const std::lock_guard lock(mutex_);
   asked_.clear();
   for (const auto& ticket : tickets_) {
-    if (const auto open = ticket.lock()) {
-      open->finish(failure_.value_or(Error{Errc::interrupted, "the server is ending"}));
-    }
+    if (const auto open = ticket.lock()) open->finish(ending());
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include <bisup/text/answers.hpp>
 #include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -55,8 +56,12 @@ class Desk {
                                                            bisup::text::GenerateOptions options);
   // Ends all answers as interrupted, and those that come later.
   void close();
-  // Why it closed by itself: there was no memory.
-  [[nodiscard]] std::optional<bisup::Error> failure() const;
+  // Why it closed by itself, if it did.
+  [[nodiscard]] std::exception_ptr failure() const;
+  // What clients hear then.
+  [[nodiscard]] static bisup::Error ending() {
+    return {bisup::Errc::interrupted, "the server is ending"};
+  }
 
  private:
   void work();
@@ -69,7 +74,7 @@ class Desk {
   std::condition_variable asked_or_closed_;
   std::vector<bisup::text::Question> asked_;
   std::vector<std::weak_ptr<Ticket>> tickets_;  // of answers that have not ended
-  std::optional<bisup::Error> failure_;
+  std::exception_ptr failure_;
   bool closed_ = false;
   std::thread thread_;
 };

@@ -39,18 +39,15 @@ struct GenerateCommand : ConversationOptions {
     if (std::ferror(stdout) != 0) return {};  // main() says so
     const Speed& speed = answer->speed;
     if (common.json) {
-      print({{"model", common.model},
-             {"scheme", conversation.model().scheme.name()},
-             {"kv", kv_name(conversation.policy())},
-             {"kv_sinks", conversation.policy().sinks},
-             {"kv_recent", conversation.policy().recent},
-             {"text", answer->text},
-             {"tokens", answer->generation.ids},
-             {"finish", name(answer->generation.finish)},
-             {"stored_prompt_tokens", conversation.model().prompt.tokens()},
-             {"prompt_tokens", speed.prompt_tokens},
-             {"prompt_tokens_per_second", speed.prompt_rate()},
-             {"tokens_per_second", speed.rate()}});
+      Json said = conversation.json();
+      said["text"] = answer->text;
+      said["tokens"] = answer->generation.ids;
+      said["finish"] = name(answer->generation.finish);
+      said["stored_prompt_tokens"] = conversation.model().prompt.tokens();
+      said["prompt_tokens"] = speed.prompt_tokens;
+      said["prompt_tokens_per_second"] = speed.prompt_rate();
+      said["tokens_per_second"] = speed.rate();
+      print(said);
     } else {
       fmt::print("\n");
       std::fflush(stdout);  // before what follows on stderr, which may be the same file

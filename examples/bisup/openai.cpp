@@ -7,7 +7,7 @@
 #include <array>
 #include <bisup/io/json.hpp>
 #include <bisup/io/json_fields.hpp>
-#include <chrono>
+#include <ctime>
 #include <utility>
 
 namespace command::openai {
@@ -124,11 +124,6 @@ const char* finish_reason(Finish finish) {
   return finish == Finish::length ? "length" : "stop";
 }
 
-std::int64_t now() {
-  using namespace std::chrono;
-  return duration_cast<seconds>(system_clock::now().time_since_epoch()).count();
-}
-
 }  // namespace
 
 Result<Request> read_request(std::string_view body, Route route,
@@ -169,8 +164,8 @@ Result<Request> read_request(std::string_view body, Route route,
 Writer::Writer(Route route, std::string model, std::uint64_t number, PromptTokens prompt)
     : route_(route),
       model_(std::move(model)),
-      id_(fmt::format("{}-{:x}-{}", route == Route::chat ? "chatcmpl" : "cmpl", now(), number)),
-      created_(now()),
+      created_(std::time(nullptr)),
+      id_(fmt::format("{}-{:x}-{}", route == Route::chat ? "chatcmpl" : "cmpl", created_, number)),
       prompt_(prompt) {}
 
 Json Writer::object(const char* kind, Json choices) const {

@@ -54,8 +54,9 @@ class Writer {
   [[nodiscard]] Json count(const bisup::text::Reply& reply) const;
 
   Route route_;
-  std::string model_, id_;
+  std::string model_;
   std::int64_t created_;
+  std::string id_;
   PromptTokens prompt_;
 };
 

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
+#include <exception>
 #include <filesystem>
 #include <memory>
 #include <thread>
@@ -141,7 +143,7 @@ class Service {
   static std::optional<Error> failure(const Result<bisup::text::Reply>& reply) {
     if (!reply) return reply.error();
     if (reply->generation.finish != bisup::text::Finish::interrupted) return {};
-    return Error{Errc::interrupted, "the server is ending"};
+    return Desk::ending();
   }
 
   static void stream(const std::shared_ptr<Ticket>& ticket, const openai::Writer& writer,
@@ -201,14 +203,11 @@ Result<void> ServeCommand::run() const {
   }
   const std::string address = fmt::format("http://{}:{}", host, bound);
   if (common.json) {
-    print({{"model", common.model},
-           {"scheme", conversation.model().scheme.name()},
-           {"kv", kv_name(conversation.policy())},
-           {"kv_sinks", conversation.policy().sinks},
-           {"kv_recent", conversation.policy().recent},
-           {"address", address},
-           {"context", conversation.context()},
-           {"chat", static_cast<bool>(chats)}});
+    Json said = conversation.json();
+    said["address"] = address;
+    said["context"] = conversation.context();
+    said["chat"] = static_cast<bool>(chats);
+    print(said);
   } else {
     fmt::print("{} answers at {}/v1\n", common.model, address);
     if (!chats) fmt::print(stderr, "no chat: {}\n", chats.error().describe());
@@ -216,7 +215,8 @@ Result<void> ServeCommand::run() const {
   std::fflush(stdout);
   std::atomic<bool> ended = false;
   std::thread watch([&] {
-    while (!ended && !interrupted() && !desk.failure())
+    // A server that does not run yet cannot be stopped.
+    while (!ended && !(server.is_running() && (interrupted() || desk.failure())))
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     desk.close();
     server.stop();
@@ -224,7 +224,7 @@ Result<void> ServeCommand::run() const {
   const bool listened = server.listen_after_bind();
   ended = true;
   watch.join();
-  if (const auto failure = desk.failure()) return about(*failure, common.model);
+  if (const auto failure = desk.failure()) std::rethrow_exception(failure);  // main() says what
   if (!listened && !interrupted()) {
     return Error{Errc::cannot_open, "stopped listening", address};
   }
