@@ -135,9 +135,9 @@ std::span<const int> Conversation::after_prompt(std::span<const int> request) co
   return bisup::after_prompt(request, model().prompt, bos_of(tokenizer_));
 }
 
-Result<text::Answers> Conversation::answers(text::AnswersOptions options) {
+Result<text::ContinuousBatch> Conversation::batch(text::ContinuousBatchOptions options) {
   options.capacity = context();
-  auto made = text::Answers::make(model(), tokenizer_, policy_, options, pool_);
+  auto made = text::ContinuousBatch::make(model(), tokenizer_, policy_, options, pool_);
   if (!made) return about(made.error(), options_.common.model);
   return made;
 }

@@ -5,8 +5,8 @@
 // template once and answers token lists; what people write is never read as special tokens.
 
 #include <bisup/llama/session.hpp>
-#include <bisup/text/answers.hpp>
 #include <bisup/text/chat_template.hpp>
+#include <bisup/text/continuous_batch.hpp>
 #include <bisup/text/generate.hpp>
 #include <limits>
 #include <memory>
@@ -78,7 +78,8 @@ class Conversation {
   // Pieces of text go to `show` as they are certain.
   bisup::Result<Answer> answer(const std::vector<int>& request, const bisup::text::Emit& show);
   // For many requests at once; of the context that was asked for.
-  [[nodiscard]] bisup::Result<bisup::text::Answers> answers(bisup::text::AnswersOptions options);
+  [[nodiscard]] bisup::Result<bisup::text::ContinuousBatch> batch(
+      bisup::text::ContinuousBatchOptions options);
 
  private:
   Conversation(const ConversationOptions& options, bisup::io::ModelFile file,

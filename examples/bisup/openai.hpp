@@ -6,8 +6,8 @@
 // asks for and this server does not do is refused, never passed over.
 
 #include <bisup/core/result.hpp>
-#include <bisup/text/answers.hpp>
 #include <bisup/text/chat_template.hpp>
+#include <bisup/text/continuous_batch.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <string>

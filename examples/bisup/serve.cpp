@@ -14,8 +14,8 @@
 #include <thread>
 
 #include "conversation.hpp"
-#include "desk.hpp"
 #include "openai.hpp"
+#include "request_queue.hpp"
 #include "terminal.hpp"
 
 namespace command {
@@ -46,7 +46,7 @@ void answer_with(httplib::Response& response, int status, const Json& json) {
 struct ServeCommand : ConversationOptions {
   std::string host = "127.0.0.1", api_key;
   int port = 8080, queue = 64;
-  bisup::text::AnswersOptions answers;
+  bisup::text::ContinuousBatchOptions batch;
 
   Result<void> run() const;
 };
@@ -55,11 +55,11 @@ struct ServeCommand : ConversationOptions {
 class Service {
  public:
   Service(const ServeCommand& options, const Conversation& conversation, Result<void> chats,
-          Desk& desk)
+          RequestQueue& requests)
       : options_(options),
         conversation_(conversation),
         chats_(std::move(chats)),
-        desk_(desk),
+        queue_(requests),
         name_(std::filesystem::path(options.common.model).lexically_normal().filename().string()),
         started_(std::time(nullptr)) {}
 
@@ -67,7 +67,7 @@ class Service {
     server.set_payload_max_length(most_bytes);
     // A connection that waits for its answer has a thread: as many as may wait, and some that are
     // told that too many do.
-    const auto threads = static_cast<std::size_t>(options_.answers.together) +
+    const auto threads = static_cast<std::size_t>(options_.batch.together) +
                          static_cast<std::size_t>(options_.queue) + 4;
     server.new_task_queue = [threads] { return new httplib::ThreadPool(threads); };
     server.set_tcp_nodelay(true);
@@ -127,15 +127,15 @@ class Service {
     const auto ids = ids_of(route, *request);
     if (!ids) return refuse(ids.error());
     const auto rest = conversation_.after_prompt(*ids);
-    auto ticket = desk_.ask({rest.begin(), rest.end()}, std::move(request->generate));
-    if (!ticket) return refuse(ticket.error());
-    if (*ticket == nullptr) {
+    auto pending = queue_.ask({rest.begin(), rest.end()}, std::move(request->generate));
+    if (!pending) return refuse(pending.error());
+    if (*pending == nullptr) {
       response.set_header("Retry-After", "1");
       return answer_with(response, 503, openai::error(503, "too many requests wait"));
     }
     const openai::Writer writer(route, name_, number, {ids->size(), ids->size() - rest.size()});
-    if (request->stream) return stream(*ticket, writer, route, request->stream_usage, response);
-    const auto [text, reply] = (*ticket)->whole();
+    if (request->stream) return stream(*pending, writer, route, request->stream_usage, response);
+    const auto [text, reply] = (*pending)->whole();
     if (const auto error = failure(reply)) return refuse(*error);
     answer_with(response, 200, writer.whole(text, *reply));
   }
@@ -143,10 +143,10 @@ class Service {
   static std::optional<Error> failure(const Result<bisup::text::Reply>& reply) {
     if (!reply) return reply.error();
     if (reply->generation.finish != bisup::text::Finish::interrupted) return {};
-    return Desk::ending();
+    return RequestQueue::ending();
   }
 
-  static void stream(const std::shared_ptr<Ticket>& ticket, const openai::Writer& writer,
+  static void stream(const std::shared_ptr<PendingReply>& pending, const openai::Writer& writer,
                      Route route, bool usage, httplib::Response& response) {
     const auto begun = std::make_shared<bool>(false);
     response.set_header("Cache-Control", "no-cache");
@@ -156,12 +156,12 @@ class Service {
           std::string events;
           if (!std::exchange(*begun, true) && route == Route::chat)
             events = openai::event(writer.first());
-          const auto piece = ticket->next();
+          const auto piece = pending->next();
           if (piece) {
             events += openai::event(writer.piece(*piece));
             return sink.write(events.data(), events.size());
           }
-          const auto reply = ticket->whole().reply;
+          const auto reply = pending->whole().reply;
           if (const auto error = failure(reply)) {
             events += openai::event(openai::error(*error));
           } else {
@@ -173,13 +173,13 @@ class Service {
           sink.done();
           return sent;
         },
-        [ticket](bool) { ticket->leave(); });
+        [pending](bool) { pending->leave(); });
   }
 
   const ServeCommand& options_;
   const Conversation& conversation_;
   Result<void> chats_;
-  Desk& desk_;
+  RequestQueue& queue_;
   std::string name_;
   std::int64_t started_;
   std::atomic<std::uint64_t> answers_ = 0;
@@ -190,12 +190,12 @@ Result<void> ServeCommand::run() const {
   if (!opened) return opened.error();
   Conversation& conversation = **opened;
   Result<void> chats = conversation.find_template();
-  auto made = conversation.answers(answers);
+  auto made = conversation.batch(batch);
   if (!made) return made.error();
-  Desk desk(std::move(made).value(), answers.together, queue);
+  RequestQueue requests(std::move(made).value(), batch.together, queue);
 
   httplib::Server server;
-  Service service(*this, conversation, chats, desk);
+  Service service(*this, conversation, chats, requests);
   service.add_routes(server);
   const int bound = port == 0 ? server.bind_to_any_port(host) : port;
   if (bound < 0 || (port != 0 && !server.bind_to_port(host, port))) {
@@ -216,15 +216,15 @@ Result<void> ServeCommand::run() const {
   std::atomic<bool> ended = false;
   std::thread watch([&] {
     // A server that does not run yet cannot be stopped.
-    while (!ended && !(server.is_running() && (interrupted() || desk.failure())))
+    while (!ended && !(server.is_running() && (interrupted() || requests.failure())))
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    desk.close();
+    requests.close();
     server.stop();
   });
   const bool listened = server.listen_after_bind();
   ended = true;
   watch.join();
-  if (const auto failure = desk.failure()) std::rethrow_exception(failure);  // main() says what
+  if (const auto failure = requests.failure()) std::rethrow_exception(failure);  // main() says what
   if (!listened && !interrupted()) {
     return Error{Errc::cannot_open, "stopped listening", address};
   }
@@ -245,13 +245,13 @@ void add_serve(CLI::App& app, Action& action) {
       ->capture_default_str();
   sub->add_option("--api-key", options->api_key, "what clients must present; none: nothing")
       ->envname("BISUP_API_KEY");
-  sub->add_option("--parallel", options->answers.together, "questions that are answered at once")
+  sub->add_option("--parallel", options->batch.together, "questions that are answered at once")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   sub->add_option("--queue", options->queue, "questions that may wait beside these")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  sub->add_option("--kept", options->answers.kept,
+  sub->add_option("--kept", options->batch.kept,
                   "answered conversations whose keys and values stay for their next question")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();

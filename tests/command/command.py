@@ -736,7 +736,7 @@ def test_serve():
         server.refuse(404, ["/v1/embeddings"], "/v1/embeddings", {})
         server.refuse(413, ["too long"], completion, " " * (17 << 20))
 
-        # Clients that leave in mid-answer do no harm (that they are not answered to the end: text/answers).
+        # Clients that leave in mid-answer do no harm (that they are not answered to the end: text/continuous_batch).
         for _ in range(3):
             connection, response = server.open(completion, {"prompt": "Once", "max_tokens": 400, "stream": True})
             response.read(10)

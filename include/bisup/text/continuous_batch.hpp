@@ -1,9 +1,10 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How are many questions answered at once? Each step() of Answers is one forward pass over the next
-// token of every answer and a piece of the questions that are not read yet, so that a long question
-// holds up the others by no more than a piece (chunked prefill: Sarathi-Serve, arXiv 2403.02310).
+// How are many requests answered at once? By continuous batching (Orca, OSDI 2022): each step() is
+// one forward pass over the next token of every answer and a piece of the prompts that are not read
+// yet, so that a long one holds up the others by no more than a piece (chunked prefill:
+// Sarathi-Serve, arXiv 2403.02310).
 
 #include <algorithm>
 #include <cstddef>
@@ -22,33 +23,33 @@
 
 namespace bisup::text {
 
-struct AnswersOptions {
-  int capacity = 4096;  // tokens of a question and its answer, behind the stored prompt
-  int together = 4;     // questions that are answered at once; others wait for their turn
-  int kept = 4;         // answered ones that a later question may begin with, while there is room
-  int piece = 256;      // tokens of questions that a step reads
+struct ContinuousBatchOptions {
+  int capacity = 4096;  // tokens of a request and its answer, behind the stored prompt
+  int together = 4;     // requests that are answered at once; others wait for their turn
+  int kept = 4;         // answered ones that a later request may begin with, while there is room
+  int piece = 256;      // tokens of requests that a step reads
 };
 
 struct Reply {
   Generation generation;
-  int known = 0;  // tokens of the question that an earlier one had left in the cache
+  int known = 0;  // tokens of the request that an earlier one had left in the cache
 };
 
 // Who asks is asked for nothing but what to do with the answer: both functions are called by
 // step().
-struct Question {
+struct Request {
   std::vector<int> ids;  // at least one; without those of the stored prompt
   GenerateOptions options;
   Emit emit;  // called with nothing to learn whether anybody still listens
   std::function<void(Result<Reply>)> done;
 };
 
-class Answers {
+class ContinuousBatch {
  public:
   // `model` must outlive it. Errors: those of llama::Sequences::make.
-  static Result<Answers> make(const llama::Model& model, Tokenizer tokenizer,
-                              const KvPolicy& policy, const AnswersOptions& options,
-                              ThreadPool& pool = ThreadPool::shared()) {
+  static Result<ContinuousBatch> make(const llama::Model& model, Tokenizer tokenizer,
+                                      const KvPolicy& policy, const ContinuousBatchOptions& options,
+                                      ThreadPool& pool = ThreadPool::shared()) {
     BISUP_EXPECTS(options.together >= 1 && options.kept >= 0 && options.piece >= 1);
     const int capacity = model.prompt.tokens() + options.capacity;
     // What is kept lives in the room that shorter answers leave.
@@ -56,7 +57,7 @@ class Answers {
                           .tokens = options.together * capacity};
     auto sequences = llama::Sequences::make(model, capacity, policy, size, pool);
     if (!sequences) return sequences.error();
-    return Answers(model, std::move(tokenizer), std::move(sequences).value(), options);
+    return ContinuousBatch(model, std::move(tokenizer), std::move(sequences).value(), options);
   }
 
   // Can this be asked? Any thread may ask that. Errors: too_short without tokens, cache_full if
@@ -70,19 +71,19 @@ class Answers {
     }
     return llama::check_ids(ids, model_->config);
   }
-  // Precondition: check(question.ids).
-  void ask(Question question) {
-    BISUP_EXPECTS(check(question.ids) && question.options.tokens >= 1);
-    BISUP_EXPECTS(!question.options.rolls && question.emit && question.done);
-    waiting_.push_back(std::move(question));
+  // Precondition: check(request.ids).
+  void add(Request request) {
+    BISUP_EXPECTS(check(request.ids) && request.options.tokens >= 1);
+    BISUP_EXPECTS(!request.options.rolls && request.emit && request.done);
+    waiting_.push_back(std::move(request));
   }
   [[nodiscard]] int waiting() const noexcept { return static_cast<int>(waiting_.size()); }
-  [[nodiscard]] int answering() const noexcept { return static_cast<int>(live_.size()); }
+  [[nodiscard]] int running() const noexcept { return static_cast<int>(live_.size()); }
 
   // Goes on with all that was asked by one token each. Returns whether there is more to do.
   bool step() {
     for (Live& live : live_) {
-      if (live.question.emit({})) continue;
+      if (live.request.emit({})) continue;
       live.answer.interrupt();
       end(live);
     }
@@ -94,7 +95,7 @@ class Answers {
       std::span<const int> ids(&live.answer.last(), 1);
       if (live.unread() > 0) {
         const int count = std::min(live.unread(), left);
-        ids = std::span(live.question.ids).subspan(live.read, static_cast<std::size_t>(count));
+        ids = std::span(live.request.ids).subspan(live.read, static_cast<std::size_t>(count));
         left -= count;
       }
       if (ids.empty()) continue;
@@ -111,7 +112,7 @@ class Answers {
       }
       if (live.unread() > 0) live.read += nexts_[i].ids.size();
       if (live.unread() > 0) continue;
-      const auto more = live.answer.read(logits->row(static_cast<int>(i)), live.question.emit);
+      const auto more = live.answer.read(logits->row(static_cast<int>(i)), live.request.emit);
       if (!more) fail(live, more.error());
       if (more && !*more) end(live);
     }
@@ -121,41 +122,41 @@ class Answers {
 
  private:
   struct Live {
-    Question question;
+    Request request;
     Continuation answer;
     int sequence = 0, known = 0;
-    std::size_t read = 0;  // tokens of the question
+    std::size_t read = 0;  // tokens of the request
     bool ended = false;
 
-    [[nodiscard]] int unread() const { return static_cast<int>(question.ids.size() - read); }
+    [[nodiscard]] int unread() const { return static_cast<int>(request.ids.size() - read); }
   };
 
-  Answers(const llama::Model& model, Tokenizer tokenizer, llama::Sequences sequences,
-          const AnswersOptions& options)
+  ContinuousBatch(const llama::Model& model, Tokenizer tokenizer, llama::Sequences sequences,
+                  const ContinuousBatchOptions& options)
       : model_(&model),
         tokenizer_(std::move(tokenizer)),
         sequences_(std::move(sequences)),
         options_(options) {}
 
   void begin_waiting() {
-    while (answering() < options_.together && !waiting_.empty()) {
-      Question question = std::move(waiting_.front());
+    while (running() < options_.together && !waiting_.empty()) {
+      Request request = std::move(waiting_.front());
       waiting_.pop_front();
-      if (!question.emit({})) {
-        question.done(Reply{{{}, Finish::interrupted}});
+      if (!request.emit({})) {
+        request.done(Reply{{{}, Finish::interrupted}});
         continue;
       }
-      const auto sequence = sequences_.begin(question.ids);
+      const auto sequence = sequences_.begin(request.ids);
       if (!sequence) {
-        question.done(sequence.error());
+        request.done(sequence.error());
         continue;
       }
       // The last token needs no room: it is shown, not read again.
-      const int room = options_.capacity - static_cast<int>(question.ids.size());
-      Continuation answer(tokenizer_, question.options, question.ids,
-                          std::min(question.options.tokens, room + 1));
+      const int room = options_.capacity - static_cast<int>(request.ids.size());
+      Continuation answer(tokenizer_, request.options, request.ids,
+                          std::min(request.options.tokens, room + 1));
       const int known = sequences_.size(*sequence) - model_->prompt.tokens();
-      live_.push_back({std::move(question), std::move(answer), *sequence, known,
+      live_.push_back({std::move(request), std::move(answer), *sequence, known,
                        static_cast<std::size_t>(known)});
     }
   }
@@ -163,9 +164,9 @@ class Answers {
   void fail(Live& live, const Error& error) {
     sequences_.end(live.sequence);
     live.ended = true;
-    live.question.done(error);
+    live.request.done(error);
   }
-  // A later question may begin as this one did, and as its answer.
+  // A later request may begin as this one did, and as its answer.
   void end(Live& live) {
     const int held = sequences_.size(live.sequence) - model_->prompt.tokens();
     if (options_.kept > 0) {
@@ -174,7 +175,7 @@ class Answers {
     }
     sequences_.end(live.sequence);
     live.ended = true;
-    live.question.done(Reply{live.answer.take(), live.known});
+    live.request.done(Reply{live.answer.take(), live.known});
   }
   void forget_ended() {
     std::erase_if(live_, [](const Live& live) { return live.ended; });
@@ -183,8 +184,8 @@ class Answers {
   const llama::Model* model_;
   Tokenizer tokenizer_;
   llama::Sequences sequences_;
-  AnswersOptions options_;
-  std::deque<Question> waiting_;
+  ContinuousBatchOptions options_;
+  std::deque<Request> waiting_;
   std::vector<Live> live_;
   std::vector<llama::Sequences::Next> nexts_;
   std::vector<Live*> asked_;  // whose row of logits is whose

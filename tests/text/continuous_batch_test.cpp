@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/calibrate/random_model.hpp>
 #include <bisup/llama/stored_prompt.hpp>
-#include <bisup/text/answers.hpp>
+#include <bisup/text/continuous_batch.hpp>
 #include <bisup/text/generate.hpp>
 #include <bisup/text/tokenizer_json.hpp>
 #include <bisup_test.hpp>
@@ -18,7 +18,7 @@ namespace {
 
 using namespace bisup;
 
-// A model and what it answered to questions that were asked together.
+// A model and what it answered to requests that were asked together.
 struct Room {
   text::Tokenizer tokenizer =
       text::Tokenizer::from_json_text(tiny::byte_level().dump(), "tiny").value();
@@ -38,10 +38,10 @@ struct Room {
     c.head_dim = 64, c.vocab_size = tokenizer.vocab_size(), c.max_positions = 64;
     model = random_model(c, Scheme{}).value();
   }
-  text::Answers make(text::AnswersOptions options) {
-    return text::Answers::make(model, tokenizer, {}, options).value();
+  text::ContinuousBatch make(text::ContinuousBatchOptions options) {
+    return text::ContinuousBatch::make(model, tokenizer, {}, options).value();
   }
-  text::Question question(int number, std::vector<int> ids, int tokens = 8) {
+  text::Request request(int number, std::vector<int> ids, int tokens = 8) {
     return {.ids = std::move(ids),
             .options = {.tokens = tokens},
             .emit =
@@ -71,15 +71,15 @@ std::vector<int> ids_of(int count, int seed) {
   return ids;
 }
 
-TEST_CASE("questions that are answered together get the answers that each gets alone") {
-  // Fewer at once than there are, and pieces that cut questions anywhere.
+TEST_CASE("requests that are answered together get the batch that each gets alone") {
+  // Fewer at once than there are, and pieces that cut requests anywhere.
   for (const int piece : {1, 5, 256}) {
     Room room;
-    auto answers = room.make({.capacity = 64, .together = 2, .kept = 1, .piece = piece});
+    auto batch = room.make({.capacity = 64, .together = 2, .kept = 1, .piece = piece});
     const int lengths[] = {1, 17, 3, 40, 2};
-    for (int i = 0; i < 5; ++i) answers.ask(room.question(i, ids_of(lengths[i], i), 3 + i));
-    CHECK(answers.waiting() == 5);
-    while (answers.step()) CHECK(answers.answering() <= 2);
+    for (int i = 0; i < 5; ++i) batch.add(room.request(i, ids_of(lengths[i], i), 3 + i));
+    CHECK(batch.waiting() == 5);
+    while (batch.step()) CHECK(batch.running() <= 2);
     for (int i = 0; i < 5; ++i) {
       CAPTURE(piece, i);
       const auto expected = room.alone(ids_of(lengths[i], i), 3 + i);
@@ -89,58 +89,58 @@ TEST_CASE("questions that are answered together get the answers that each gets a
       CHECK(heard.reply.generation.finish == expected.finish);
       CHECK(heard.shown == room.tokenizer.decode(expected.ids));
     }
-    CHECK_FALSE(answers.step());
+    CHECK_FALSE(batch.step());
   }
 }
 
-TEST_CASE("questions are answered behind the model's stored prompt") {
+TEST_CASE("requests are answered behind the model's stored prompt") {
   Room room;
   ThreadPool pool(1);
   room.model.prompt = llama::store_prompt(room.model, ids_of(9, 2), DType::f32, pool).value();
-  auto answers = room.make({.capacity = 20, .together = 2, .kept = 1, .piece = 4});
-  for (int i = 0; i < 3; ++i) answers.ask(room.question(i, ids_of(15, i), 40));
-  while (answers.step()) {
+  auto batch = room.make({.capacity = 20, .together = 2, .kept = 1, .piece = 4});
+  for (int i = 0; i < 3; ++i) batch.add(room.request(i, ids_of(15, i), 40));
+  while (batch.step()) {
   }
   for (int i = 0; i < 3; ++i)
     CHECK(room.heard[i].reply.generation.ids == room.alone(ids_of(15, i), 6).ids);
 }
 
-TEST_CASE("a long question does not hold up what is being said") {
+TEST_CASE("a long request does not hold up what is being said") {
   Room room;
-  auto answers = room.make({.capacity = 64, .together = 2, .kept = 0, .piece = 4});
-  answers.ask(room.question(0, {1, 2}, 6));
-  REQUIRE(answers.step());
-  answers.ask(room.question(1, ids_of(40, 1), 2));
+  auto batch = room.make({.capacity = 64, .together = 2, .kept = 0, .piece = 4});
+  batch.add(room.request(0, {1, 2}, 6));
+  REQUIRE(batch.step());
+  batch.add(room.request(1, ids_of(40, 1), 2));
   // A token each step, while the other reads four.
-  for (int step = 0; step < 5; ++step) (void)answers.step();
+  for (int step = 0; step < 5; ++step) (void)batch.step();
   CHECK(room.heard[0].done == 1);
   CHECK(room.heard[0].reply.generation.ids.size() == 6);
   CHECK(room.heard[1].shown.empty());
-  while (answers.step()) {
+  while (batch.step()) {
   }
   CHECK(room.heard[1].reply.generation.ids == room.alone(ids_of(40, 1), 2).ids);
 }
 
-TEST_CASE("a question goes on where an earlier one and its answer ended") {
+TEST_CASE("a request goes on where an earlier one and its answer ended") {
   Room room;
-  auto answers = room.make({.capacity = 64, .together = 1, .kept = 1});
-  answers.ask(room.question(0, ids_of(20, 3), 4));
-  while (answers.step()) {
+  auto batch = room.make({.capacity = 64, .together = 1, .kept = 1});
+  batch.add(room.request(0, ids_of(20, 3), 4));
+  while (batch.step()) {
   }
   CHECK(room.heard[0].reply.known == 0);
   std::vector<int> next = ids_of(20, 3);
   const auto& said = room.heard[0].reply.generation.ids;
   next.insert(next.end(), said.begin(), said.end());
   next.push_back(9);
-  answers.ask(room.question(1, next, 4));
-  while (answers.step()) {
+  batch.add(room.request(1, next, 4));
+  while (batch.step()) {
   }
   CHECK(room.heard[1].reply.known == 23);  // all but the last token of the answer were read
   CHECK(room.heard[1].reply.generation.ids == room.alone(next, 4).ids);
 
   auto forgetful = room.make({.capacity = 64, .together = 1, .kept = 0});
   for (int i = 2; i < 4; ++i) {
-    forgetful.ask(room.question(i, ids_of(20, 3), 4));
+    forgetful.add(room.request(i, ids_of(20, 3), 4));
     while (forgetful.step()) {
     }
     CHECK(room.heard[i].reply.known == 0);
@@ -149,11 +149,11 @@ TEST_CASE("a question goes on where an earlier one and its answer ended") {
 
 TEST_CASE("an answer that nobody waits for ends, before it is begun and while it is said") {
   Room room;
-  auto answers = room.make({.capacity = 64, .together = 2, .kept = 0});
-  for (int i = 0; i < 3; ++i) answers.ask(room.question(i, ids_of(3, i), 20));
-  REQUIRE(answers.step());
+  auto batch = room.make({.capacity = 64, .together = 2, .kept = 0});
+  for (int i = 0; i < 3; ++i) batch.add(room.request(i, ids_of(3, i), 20));
+  REQUIRE(batch.step());
   room.listeners = 1;
-  while (answers.step()) {
+  while (batch.step()) {
   }
   CHECK(room.heard[0].reply.generation.ids == room.alone(ids_of(3, 0), 20).ids);
   for (const int left : {1, 2}) {
@@ -163,19 +163,19 @@ TEST_CASE("an answer that nobody waits for ends, before it is begun and while it
   }
 }
 
-TEST_CASE("an answer ends where its context is full, and a question that does not fit is refused") {
+TEST_CASE("an answer ends where its context is full, and a request that does not fit is refused") {
   Room room;
-  auto answers = room.make({.capacity = 12, .together = 3, .kept = 2});
-  CHECK(answers.check(ids_of(12, 1)));
-  CHECK(answers.check(ids_of(13, 1)).error().code == Errc::cache_full);
-  CHECK(answers.check(std::vector<int>{1, room.model.config.vocab_size}).error().code ==
+  auto batch = room.make({.capacity = 12, .together = 3, .kept = 2});
+  CHECK(batch.check(ids_of(12, 1)));
+  CHECK(batch.check(ids_of(13, 1)).error().code == Errc::cache_full);
+  CHECK(batch.check(std::vector<int>{1, room.model.config.vocab_size}).error().code ==
         Errc::out_of_range);
-  CHECK(answers.check({}).error().code == Errc::too_short);
-  CHECK_THROWS_AS(answers.ask(room.question(9, ids_of(13, 1))), ContractViolation);
+  CHECK(batch.check({}).error().code == Errc::too_short);
+  CHECK_THROWS_AS(batch.add(room.request(9, ids_of(13, 1))), ContractViolation);
   // Round after round fills every place: what is kept has to go.
   for (int round = 0; round < 3; ++round) {
-    for (int i = 0; i < 3; ++i) answers.ask(room.question(i, ids_of(10, 10 * round + i), 40));
-    while (answers.step()) {
+    for (int i = 0; i < 3; ++i) batch.add(room.request(i, ids_of(10, 10 * round + i), 40));
+    while (batch.step()) {
     }
     for (int i = 0; i < 3; ++i) {
       CHECK_FALSE(room.heard[i].error);
@@ -185,12 +185,12 @@ TEST_CASE("an answer ends where its context is full, and a question that does no
   }
 }
 
-TEST_CASE("a model that answers with no numbers fails the question, and others can be asked") {
+TEST_CASE("a model that batch with no numbers fails the request, and others can be asked") {
   Room room;
   room.model.final_norm[5] = std::numeric_limits<float>::quiet_NaN();
-  auto answers = room.make({.capacity = 64, .together = 1, .kept = 1});
-  for (int i = 0; i < 3; ++i) answers.ask(room.question(i, {1, 2}));
-  while (answers.step()) {
+  auto batch = room.make({.capacity = 64, .together = 1, .kept = 1});
+  for (int i = 0; i < 3; ++i) batch.add(room.request(i, {1, 2}));
+  while (batch.step()) {
   }
   for (int i = 0; i < 3; ++i) {
     CHECK(room.heard[i].done == 1);

@@ -1,10 +1,10 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// How do many clients share one model? A Desk takes their questions and lets one thread answer all
-// of them together; each client holds a Ticket on which its answer arrives.
+// How do many clients share one model? A RequestQueue takes what they ask and lets one thread
+// answer all of them together; each client holds a PendingReply on which its answer arrives.
 
-#include <bisup/text/answers.hpp>
+#include <bisup/text/continuous_batch.hpp>
 #include <condition_variable>
 #include <exception>
 #include <memory>
@@ -17,7 +17,7 @@
 
 namespace command {
 
-class Ticket {
+class PendingReply {
  public:
   // The client: what was said since it was asked last, waiting for it; nothing when the answer has
   // ended.
@@ -31,7 +31,7 @@ class Ticket {
   // Nobody waits any more.
   void leave();
 
-  // The desk. push: whether anybody waits.
+  // The queue. push: whether anybody waits.
   bool push(std::string_view piece);
   void finish(bisup::Result<bisup::text::Reply> reply);
 
@@ -43,22 +43,22 @@ class Ticket {
   bool left_ = false;
 };
 
-class Desk {
+class RequestQueue {
  public:
-  // queue: questions that may wait beside those that are answered.
-  Desk(bisup::text::Answers answers, int together, int queue);
-  Desk(const Desk&) = delete;
-  Desk& operator=(const Desk&) = delete;
-  ~Desk();
+  // queue: requests that may wait beside those that are answered.
+  RequestQueue(bisup::text::ContinuousBatch batch, int together, int queue);
+  RequestQueue(const RequestQueue&) = delete;
+  RequestQueue& operator=(const RequestQueue&) = delete;
+  ~RequestQueue();
 
-  // Nothing if too many wait. Errors: as of Answers::check.
-  [[nodiscard]] bisup::Result<std::shared_ptr<Ticket>> ask(std::vector<int> ids,
-                                                           bisup::text::GenerateOptions options);
-  // Ends all answers as interrupted, and those that come later.
+  // Nothing if too many wait. Errors: as of ContinuousBatch::check.
+  [[nodiscard]] bisup::Result<std::shared_ptr<PendingReply>> ask(
+      std::vector<int> ids, bisup::text::GenerateOptions options);
+  // Ends all batch as interrupted, and those that come later.
   void close();
   // Why it closed by itself, if it did.
   [[nodiscard]] std::exception_ptr failure() const;
-  // What clients hear then.
+  // What clients are told then.
   [[nodiscard]] static bisup::Error ending() {
     return {bisup::Errc::interrupted, "the server is ending"};
   }
@@ -68,12 +68,12 @@ class Desk {
   [[nodiscard]] bool closed() const;
   void answer_until_closed();
 
-  bisup::text::Answers answers_;  // of the thread, but for what never changes
+  bisup::text::ContinuousBatch batch_;  // of the thread, but for what never changes
   std::size_t most_;
   mutable std::mutex mutex_;
   std::condition_variable asked_or_closed_;
-  std::vector<bisup::text::Question> asked_;
-  std::vector<std::weak_ptr<Ticket>> tickets_;  // of answers that have not ended
+  std::vector<bisup::text::Request> asked_;
+  std::vector<std::weak_ptr<PendingReply>> pending_;  // of batch that have not ended
   std::exception_ptr failure_;
   bool closed_ = false;
   std::thread thread_;

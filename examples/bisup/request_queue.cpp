@@ -1,6 +1,6 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
-#include "desk.hpp"
+#include "request_queue.hpp"
 
 #include <algorithm>
 #include <utility>
@@ -10,98 +10,99 @@ namespace command {
 using bisup::Result;
 using bisup::text::Reply;
 
-std::optional<std::string> Ticket::next() {
+std::optional<std::string> PendingReply::next() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return !text_.empty() || reply_; });
   if (text_.empty()) return {};
   return std::exchange(text_, {});
 }
 
-Ticket::Whole Ticket::whole() {
+PendingReply::Whole PendingReply::whole() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return reply_.has_value(); });
   return {std::exchange(text_, {}), *reply_};
 }
 
-void Ticket::leave() {
+void PendingReply::leave() {
   const std::lock_guard lock(mutex_);
   left_ = true;
 }
 
-bool Ticket::push(std::string_view piece) {
+bool PendingReply::push(std::string_view piece) {
   const std::lock_guard lock(mutex_);
   text_ += piece;
   if (!piece.empty()) changed_.notify_all();
   return !left_;
 }
 
-void Ticket::finish(Result<Reply> reply) {
+void PendingReply::finish(Result<Reply> reply) {
   const std::lock_guard lock(mutex_);
   if (!reply_) reply_ = std::move(reply);
   changed_.notify_all();
 }
 
-Desk::Desk(bisup::text::Answers answers, int together, int queue)
-    : answers_(std::move(answers)),
+RequestQueue::RequestQueue(bisup::text::ContinuousBatch batch, int together, int queue)
+    : batch_(std::move(batch)),
       most_(static_cast<std::size_t>(together) + static_cast<std::size_t>(queue)),
       thread_([this] { work(); }) {}
 
-Desk::~Desk() {
+RequestQueue::~RequestQueue() {
   close();
   thread_.join();
 }
 
-Result<std::shared_ptr<Ticket>> Desk::ask(std::vector<int> ids,
-                                          bisup::text::GenerateOptions options) {
-  if (auto fits = answers_.check(ids); !fits) return fits.error();
-  auto ticket = std::make_shared<Ticket>();
+Result<std::shared_ptr<PendingReply>> RequestQueue::ask(std::vector<int> ids,
+                                                        bisup::text::GenerateOptions options) {
+  if (auto fits = batch_.check(ids); !fits) return fits.error();
+  auto pending = std::make_shared<PendingReply>();
   const std::lock_guard lock(mutex_);
-  std::erase_if(tickets_, [](const auto& one) { return one.expired(); });
-  if (tickets_.size() >= most_) return std::shared_ptr<Ticket>();
-  tickets_.push_back(ticket);
+  std::erase_if(pending_, [](const auto& one) { return one.expired(); });
+  if (pending_.size() >= most_) return std::shared_ptr<PendingReply>();
+  pending_.push_back(pending);
   if (closed_) {
-    ticket->finish(ending());
-    return ticket;
+    pending->finish(ending());
+    return pending;
   }
   asked_.push_back(
       {.ids = std::move(ids),
        .options = std::move(options),
-       .emit = [this, ticket](std::string_view piece) { return ticket->push(piece) && !closed(); },
-       .done = [ticket](Result<Reply> reply) { ticket->finish(std::move(reply)); }});
+       .emit = [this,
+                pending](std::string_view piece) { return pending->push(piece) && !closed(); },
+       .done = [pending](Result<Reply> reply) { pending->finish(std::move(reply)); }});
   asked_or_closed_.notify_one();
-  return ticket;
+  return pending;
 }
 
-void Desk::close() {
+void RequestQueue::close() {
   const std::lock_guard lock(mutex_);
   closed_ = true;
   asked_or_closed_.notify_one();
 }
 
-bool Desk::closed() const {
+bool RequestQueue::closed() const {
   const std::lock_guard lock(mutex_);
   return closed_;
 }
 
-std::exception_ptr Desk::failure() const {
+std::exception_ptr RequestQueue::failure() const {
   const std::lock_guard lock(mutex_);
   return failure_;
 }
 
-void Desk::answer_until_closed() {
+void RequestQueue::answer_until_closed() {
   for (bool more = false; more || !closed();) {
-    std::vector<bisup::text::Question> asked;
+    std::vector<bisup::text::Request> asked;
     {
       std::unique_lock lock(mutex_);
       asked_or_closed_.wait(lock, [&] { return more || closed_ || !asked_.empty(); });
       asked.swap(asked_);
     }
-    for (auto& question : asked) answers_.ask(std::move(question));
-    more = answers_.step();
+    for (auto& question : asked) batch_.add(std::move(question));
+    more = batch_.step();
   }
 }
 
-void Desk::work() {
+void RequestQueue::work() {
   try {
     answer_until_closed();
   } catch (...) {
@@ -111,8 +112,8 @@ void Desk::work() {
   }
   const std::lock_guard lock(mutex_);
   asked_.clear();
-  for (const auto& ticket : tickets_) {
-    if (const auto open = ticket.lock()) open->finish(ending());
+  for (const auto& pending : pending_) {
+    if (const auto open = pending.lock()) open->finish(ending());
   }
 }
 
