@@ -4,6 +4,7 @@
 #include <bisup/calibrate/samples.hpp>
 #include <numeric>
 #include <set>
+#include <tuple>
 
 #include <bisup_test.hpp>
 
@@ -67,26 +68,60 @@ TEST_CASE("crops of a text that is as long leave nothing of it unread") {
   }
 }
 
-TEST_CASE("the end-to-end stage's own crops overlap no others, as many as the text has") {
-  for (const auto& [wanted, count] : {std::pair(0, 0), {5, 5}, {1000, 23}}) {
-    const auto samples =
-        cut_samples(places(2400), 2400, {.samples = 10, .length = 60, .end_to_end = wanted});
-    REQUIRE(samples);
-    CHECK(samples->crops.size() == 10);
-    // (2040 - 60 + 1) / 60 = 33 crops begin 60 apart or more.
-    REQUIRE(static_cast<int>(samples->end_to_end.size()) == count);
-    std::set<int> read;
-    for (const auto* part : {&samples->crops, &samples->end_to_end}) {
-      for (const auto& crop : *part) read.insert(crop.begin(), crop.end());
+TEST_CASE("the end-to-end stage has as many crops as overlap no others") {
+  const auto text = places(2400);
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    const auto without = cut_samples(text, 2400, {.samples = 10, .length = 60, .seed = seed});
+    REQUIRE(without);
+    // (2040 - 60 + 1) / 60 = 33 crops begin 60 apart or more before the split. Behind it 360 tokens
+    // hold one held-out crop, and 4 or 5 more beside it: 300 in two pieces.
+    for (const auto& [wanted, fewest, most] :
+         {std::tuple(0, 0, 0), {5, 5, 5}, {23, 23, 23}, {25, 25, 25}, {1000, 27, 28}}) {
+      const SampleOptions options{.samples = 10, .length = 60, .end_to_end = wanted, .seed = seed};
+      const auto samples = cut_samples(text, 2400, options);
+      REQUIRE(samples);
+      CHECK(samples->held_out == without->held_out);
+      CHECK(samples->crops.size() == 10);
+      const int count = static_cast<int>(samples->end_to_end.size());
+      REQUIRE((count >= fewest && count <= most));
+      CHECK(count == end_to_end_samples(2400, options));
+      std::set<int> read;
+      for (const auto* part : {&samples->crops, &samples->held_out, &samples->end_to_end}) {
+        for (const auto& crop : *part) {
+          REQUIRE((crop.size() == 60 && crop.back() - crop.front() == 59));
+          CHECK((crop.front() >= 2040 || crop.back() < 2040));
+          read.insert(crop.begin(), crop.end());
+        }
+      }
+      CHECK(static_cast<int>(read.size()) == (10 + 1 + count) * 60);
+      for (const auto& crop : samples->crops) CHECK(crop.back() < 2040);
+      CHECK(samples->tokens() == 600);
     }
-    CHECK(read.size() == (10 + samples->end_to_end.size()) * 60);
-    CHECK(*read.rbegin() < 2040);
-    CHECK(samples->tokens() == 600);
   }
-  // A text of fewer: what reads it again has the same crops as without more.
-  const auto few = cut_samples(places(2400), 2400, {.samples = 34, .length = 60, .end_to_end = 50});
-  const auto without = cut_samples(places(2400), 2400, {.samples = 34, .length = 60});
-  CHECK((few->end_to_end.empty() && few->crops == without->crops));
+}
+
+TEST_CASE("a text of fewer has only what lies between held-out crops") {
+  // 34 samples overlap already; 5 of 6 places behind the split are held out, so that at most one
+  // crop lies between them, and mostly none.
+  int between = 0;
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    const SampleOptions options{.samples = 34, .length = 60, .end_to_end = 50, .seed = seed};
+    const auto few = cut_samples(places(2400), 2400, options);
+    const auto without =
+        cut_samples(places(2400), 2400, {.samples = 34, .length = 60, .seed = seed});
+    REQUIRE((few && without));
+    CHECK(few->crops == without->crops);
+    REQUIRE(few->end_to_end.size() <= 1);
+    CHECK(static_cast<int>(few->end_to_end.size()) == end_to_end_samples(2400, options));
+    between += static_cast<int>(few->end_to_end.size());
+  }
+  CHECK(between < 100);
+  // Where the held-out part is shorter than a crop, nothing lies between.
+  const SampleOptions options{.samples = 1, .length = 100, .end_to_end = 9};
+  const auto least = cut_samples(places(200), 200, options);
+  REQUIRE(least);
+  CHECK((least->end_to_end.empty() && end_to_end_samples(200, options) == 0));
+  CHECK(end_to_end_samples(0, options) == 0);
 }
 
 TEST_CASE("a seed gives its crops again, another one others") {

@@ -3,7 +3,8 @@
 #pragma once
 // On which tokens is a model calibrated? Crops of one text, spread over it. Its last part is held
 // out first, so that what is chosen on held-out crops was never seen, and no crop crosses the
-// split.
+// split. Only the tuning of all blocks together, which lives on unread text, also learns from what
+// lies between held-out crops.
 
 #include <algorithm>
 #include <cstdint>
@@ -59,19 +60,30 @@ struct Samples {
 
 namespace detail {
 
-// `count` crops of `length` tokens, evenly over the text from a random place on, in random order.
-// Places drawn one by one leave 1/e of a text unread that is as long as all crops.
-[[nodiscard]] inline std::vector<std::vector<int>> crop(std::span<const int> text, int count,
-                                                        int length, Random random) {
-  const auto size = static_cast<std::size_t>(length);
-  const std::size_t places = text.size() - size + 1;
-  const auto n = static_cast<std::size_t>(count);
+// Where `count` crops of `length` tokens begin: evenly over the text from a random place on. Places
+// drawn one by one leave 1/e of a text unread that is as long as all crops.
+[[nodiscard]] inline std::vector<std::size_t> crop_places(std::size_t text, int count,
+                                                          std::size_t length, Random& random) {
+  const std::size_t places = text - length + 1, n = static_cast<std::size_t>(count);
   const std::size_t phase = random.below(static_cast<std::uint32_t>(places));
+  std::vector<std::size_t> begins;
+  for (std::size_t i = 0; i < n; ++i) begins.push_back((i * places + phase) / n);
+  return begins;
+}
+
+[[nodiscard]] inline std::vector<int> part_of(std::span<const int> text, std::size_t begin,
+                                              std::size_t length) {
+  const auto part = text.subspan(begin, length);
+  return {part.begin(), part.end()};
+}
+
+// Crops at these places, in random order.
+[[nodiscard]] inline std::vector<std::vector<int>> crop(std::span<const int> text, int count,
+                                                        std::size_t length, Random random) {
   std::vector<std::vector<int>> crops;
-  for (std::size_t i = 0; i < n; ++i) {
-    const auto part = text.subspan((i * places + phase) / n, size);
-    crops.emplace_back(part.begin(), part.end());
-    std::swap(crops.back(), crops[random.below(static_cast<std::uint32_t>(i + 1))]);
+  for (const std::size_t begin : crop_places(text.size(), count, length, random)) {
+    crops.push_back(part_of(text, begin, length));
+    std::swap(crops.back(), crops[random.below(static_cast<std::uint32_t>(crops.size()))]);
   }
   return crops;
 }
@@ -80,15 +92,50 @@ namespace detail {
   return static_cast<std::size_t>(options.held_out * static_cast<double>(text));
 }
 
+// Of a held-out part: how many crops, and how long.
+[[nodiscard]] inline std::pair<int, std::size_t> held_out_crops(std::size_t part,
+                                                                const SampleOptions& options) {
+  return {held_out_samples(options.samples),
+          std::min(static_cast<std::size_t>(options.length), part)};
+}
+
+[[nodiscard]] inline Random held_out_random(const SampleOptions& options) {
+  return Random(options.seed, 1);
+}
+
+// Where crops fit between those of a held-out part.
+[[nodiscard]] inline std::vector<std::size_t> places_between(std::size_t part,
+                                                             const SampleOptions& options) {
+  const auto [count, length] = held_out_crops(part, options);
+  Random random = held_out_random(options);
+  auto held = crop_places(part, count, length, random);
+  held.push_back(part);
+  const auto size = static_cast<std::size_t>(options.length);
+  std::vector<std::size_t> begins;
+  std::size_t free = 0;
+  for (const std::size_t next : held) {
+    for (; free + size <= next; free += size) begins.push_back(free);
+    free = next + length;
+  }
+  return begins;
+}
+
+// How many crops of the part that is learned from overlap neither the samples nor one another.
+[[nodiscard]] inline int more_of_learned(std::size_t text, const SampleOptions& options) {
+  const auto length = static_cast<std::size_t>(options.length);
+  const std::size_t learned = text - held_out_tokens(text, options);
+  const std::size_t apart = learned < length ? 0 : (learned - length + 1) / length;
+  return std::clamp(static_cast<int>(apart) - options.samples, 0, options.end_to_end);
+}
+
 }  // namespace detail
 
 // How many of the crops for tuning all blocks together a text of so many tokens has. The stage can
 // read crops again, so they are only as many as overlap no others.
 [[nodiscard]] inline int end_to_end_samples(std::size_t text, const SampleOptions& options) {
-  const auto length = static_cast<std::size_t>(options.length);
-  const std::size_t learned = text - detail::held_out_tokens(text, options);
-  const std::size_t apart = learned < length ? 0 : (learned - length + 1) / length;
-  return std::clamp(static_cast<int>(apart) - options.samples, 0, options.end_to_end);
+  const auto between = detail::places_between(detail::held_out_tokens(text, options), options);
+  return std::min(detail::more_of_learned(text, options) + static_cast<int>(between.size()),
+                  options.end_to_end);
 }
 
 // ids: the whole text, its BOS included if the tokenizer adds one. Errors: too_short (the parts of
@@ -111,15 +158,18 @@ namespace detail {
                                       std::to_string(learned.size()) + ", one sample needs " +
                                       std::to_string(options.length)};
   }
-  const int more = end_to_end_samples(ids.size(), options);
+  const auto length = static_cast<std::size_t>(options.length);
+  const int more = detail::more_of_learned(ids.size(), options);
   Samples samples;
-  samples.crops =
-      detail::crop(learned, options.samples + more, options.length, Random(options.seed, 0));
+  samples.crops = detail::crop(learned, options.samples + more, length, Random(options.seed, 0));
   samples.end_to_end.assign(samples.crops.begin() + options.samples, samples.crops.end());
   samples.crops.resize(static_cast<std::size_t>(options.samples));
-  const int held_length = std::min(options.length, static_cast<int>(rest.size()));
-  samples.held_out =
-      detail::crop(rest, held_out_samples(options.samples), held_length, Random(options.seed, 1));
+  const auto [count, held_length] = detail::held_out_crops(held, options);
+  samples.held_out = detail::crop(rest, count, held_length, detail::held_out_random(options));
+  for (const std::size_t begin : detail::places_between(held, options)) {
+    if (static_cast<int>(samples.end_to_end.size()) == options.end_to_end) break;
+    samples.end_to_end.push_back(detail::part_of(rest, begin, length));
+  }
   return samples;
 }
 
