@@ -54,7 +54,7 @@ class RequestQueue {
   // Nothing if too many wait. Errors: as of ContinuousBatch::check.
   [[nodiscard]] bisup::Result<std::shared_ptr<PendingReply>> ask(
       std::vector<int> ids, bisup::text::GenerateOptions options);
-  // Ends all batch as interrupted, and those that come later.
+  // Ends all requests as interrupted, and those that come later.
   void close();
   // Why it closed by itself, if it did.
   [[nodiscard]] std::exception_ptr failure() const;
@@ -73,7 +73,7 @@ class RequestQueue {
   mutable std::mutex mutex_;
   std::condition_variable asked_or_closed_;
   std::vector<bisup::text::Request> asked_;
-  std::vector<std::weak_ptr<PendingReply>> pending_;  // of batch that have not ended
+  std::vector<std::weak_ptr<PendingReply>> pending_;  // of requests that have not ended
   std::exception_ptr failure_;
   bool closed_ = false;
   std::thread thread_;
