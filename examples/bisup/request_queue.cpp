@@ -97,7 +97,7 @@ void RequestQueue::answer_until_closed() {
       asked_or_closed_.wait(lock, [&] { return more || closed_ || !asked_.empty(); });
       asked.swap(asked_);
     }
-    for (auto& question : asked) batch_.add(std::move(question));
+    for (auto& request : asked) batch_.add(std::move(request));
     more = batch_.step();
   }
 }

@@ -245,10 +245,10 @@ void add_serve(CLI::App& app, Action& action) {
       ->capture_default_str();
   sub->add_option("--api-key", options->api_key, "what clients must present; none: nothing")
       ->envname("BISUP_API_KEY");
-  sub->add_option("--parallel", options->batch.together, "questions that are answered at once")
+  sub->add_option("--parallel", options->batch.together, "requests that are answered at once")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  sub->add_option("--queue", options->queue, "questions that may wait beside these")
+  sub->add_option("--queue", options->queue, "requests that may wait beside these")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   sub->add_option("--kept", options->batch.kept,

@@ -71,7 +71,7 @@ std::vector<int> ids_of(int count, int seed) {
   return ids;
 }
 
-TEST_CASE("requests that are answered together get the batch that each gets alone") {
+TEST_CASE("requests that are answered together get the answers that each gets alone") {
   // Fewer at once than there are, and pieces that cut requests anywhere.
   for (const int piece : {1, 5, 256}) {
     Room room;
@@ -185,7 +185,7 @@ TEST_CASE("an answer ends where its context is full, and a request that does not
   }
 }
 
-TEST_CASE("a model that batch with no numbers fails the request, and others can be asked") {
+TEST_CASE("a model that answers with no numbers fails the request, and others can be asked") {
   Room room;
   room.model.final_norm[5] = std::numeric_limits<float>::quiet_NaN();
   auto batch = room.make({.capacity = 64, .together = 1, .kept = 1});
