@@ -4,6 +4,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <bisup/calibrate/round_to_nearest.hpp>
 #include <bisup/calibrate/self_generate.hpp>
 #include <bisup/core/checksum.hpp>
@@ -12,6 +13,7 @@
 #include <bisup/text/calibration_text.hpp>
 #include <bisup/text/model_files.hpp>
 #include <functional>
+#include <numeric>
 #include <span>
 
 #include "command.hpp"
@@ -34,10 +36,14 @@ void add_calibration_options(CLI::App& sub, CalibrationOptions& options) {
                  "samples to calibrate on: crops of the text")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  sub.add_option("--end-to-end-samples", options.samples.end_to_end,
-                 "samples more for tuning all blocks together (bisup_*), as far as the text has "
-                 "crops that overlap no others")
-      ->check(CLI::Range(0, 1 << 20));
+  sub.add_option("--end-to-end-tokens", options.samples.end_to_end,
+                 "tokens more for tuning all blocks together (bisup_*), as far as the text has "
+                 "them between the samples")
+      ->check(CLI::Range(0, 1 << 30));
+  sub.add_option("--end-to-end-length", options.samples.end_to_end_length,
+                 "tokens of one crop of these, at most: the context that is to be tuned for")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
   sub.add_option("--calib-length", options.samples.length, "tokens of one crop")
       ->check(CLI::Range(2, 1 << 20))
       ->capture_default_str();
@@ -76,10 +82,12 @@ SelfGenerated beside_text(const CalibrationOptions& options) {
   return {own, own == 0 ? 0 : bisup::held_out_samples(own)};
 }
 
-// The rest of the samples, which are cut from the text.
-bisup::SampleOptions of_text(const CalibrationOptions& options) {
+// The rest of the samples, which are cut from the text; none is longer than the model can read.
+bisup::SampleOptions of_text(const CalibrationOptions& options,
+                             const bisup::llama::Config& config) {
   bisup::SampleOptions cut = options.samples;
   cut.samples -= beside_text(options).samples;
+  cut.end_to_end_length = std::min(cut.end_to_end_length, config.max_positions);
   return cut;
 }
 
@@ -105,7 +113,8 @@ int self_generated_sequences(const CalibrationOptions& options) {
 }
 
 bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options,
-                                            const bisup::text::CalibrationText& text) {
+                                            const bisup::text::CalibrationText& text,
+                                            const bisup::llama::Config& config) {
   const int samples = options.samples.samples;
   const int length = options.samples.length;
   const std::size_t tokens =
@@ -113,10 +122,12 @@ bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options,
           ? static_cast<std::size_t>(options.self_generate) * static_cast<std::size_t>(length)
           : text.ids.size();
   const SelfGenerated own = beside_text(options);
+  const auto more = bisup::end_to_end_lengths(tokens, of_text(options, config));
   return {.samples = samples,
           .held_out = bisup::held_out_samples(samples - own.samples) + own.held_out,
           .length = length,
-          .end_to_end = bisup::end_to_end_samples(tokens, of_text(options))};
+          .end_to_end = std::accumulate(more.begin(), more.end(), 0),
+          .longest_end_to_end = more.empty() ? 0 : *std::ranges::max_element(more)};
 }
 
 CalibrationOptions of_text_alone(CalibrationOptions options) {
@@ -131,7 +142,7 @@ Result<CalibrationData> read_calibration(const CalibrationOptions& options,
                                          bisup::ThreadPool& pool) {
   const auto& config = source.config();
   const SelfGenerated own = beside_text(options);
-  const bisup::SampleOptions cut = of_text(options);
+  const bisup::SampleOptions cut = of_text(options, config);
   if (options.text.empty()) {
     auto written = generated_text(options, source, pool);
     if (!written) return written.error();
@@ -145,6 +156,7 @@ Result<CalibrationData> read_calibration(const CalibrationOptions& options,
                                {"text_crc32c", bisup::crc32c(std::as_bytes(std::span(text.ids)))},
                                {"samples", options.samples.samples},
                                {"end_to_end_samples", samples->end_to_end.size()},
+                               {"end_to_end_tokens", samples->end_to_end_tokens()},
                                {"length", cut.length},
                                {"held_out", cut.held_out},
                                {"seed", cut.seed}};

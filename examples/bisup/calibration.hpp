@@ -31,7 +31,8 @@ void add_calibration_options(CLI::App& sub, CalibrationOptions& options);
     const CalibrationOptions& options, const bisup::io::TokenizerFiles& tokenizer);
 // How much of it, and of what the model writes; a short text has shorter held-out crops.
 [[nodiscard]] bisup::CalibrationTokens calibration_tokens(const CalibrationOptions& options,
-                                                          const bisup::text::CalibrationText& text);
+                                                          const bisup::text::CalibrationText& text,
+                                                          const bisup::llama::Config& config);
 
 // The same without what the model would write beside the text.
 [[nodiscard]] CalibrationOptions of_text_alone(CalibrationOptions options);

@@ -101,7 +101,7 @@ struct QuantizeCommand {
     if (!calibration.text.empty() && calibration.self_generate >= calibration.samples.samples)
       throw CLI::ValidationError("--self-generate", "leaves no sample for the text of --calib");
     if (calibration.samples.end_to_end > 0 && !command::recipe(recipe).tuning.tunes_model())
-      throw CLI::ValidationError("--end-to-end-samples", "needs a method that tunes all blocks");
+      throw CLI::ValidationError("--end-to-end-tokens", "needs a method that tunes all blocks");
     if (!work.empty() && calibration.text.empty() && calibration.self_generate == 0)
       throw CLI::ValidationError("--work",
                                  "keeps calibrated blocks: give --calib or --self-generate");
@@ -137,7 +137,7 @@ struct QuantizeCommand {
     bisup::CalibrationTokens tokens;
     auto text = command::read_calibration_text(calibration, source->tokenizer);
     if (!text) return text.error();
-    if (calibrated) tokens = calibration_tokens(calibration, *text);
+    if (calibrated) tokens = calibration_tokens(calibration, *text, source->checkpoint.config());
     tokens.prompt = static_cast<int>(ids->size());
     const auto ready = preflight(*source, {.scheme = parsed,
                                            .recipe = chosen,

@@ -215,8 +215,8 @@ void use_preset(const RecipeOptions& options, const CLI::App& sub,
   const bool mixes = !calibration.text.empty() && calibration.samples.samples >= preset->samples;
   if (sub.count("--self-generate") == 0 && mixes)
     calibration.self_generate = preset->self_generated;
-  if (sub.count("--end-to-end-samples") == 0 && recipe(options).tuning.tunes_model())
-    calibration.samples.end_to_end = preset->end_to_end_samples;
+  if (sub.count("--end-to-end-tokens") == 0 && recipe(options).tuning.tunes_model())
+    calibration.samples.end_to_end = preset->end_to_end_tokens;
 }
 
 }  // namespace command

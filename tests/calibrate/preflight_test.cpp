@@ -75,13 +75,25 @@ TEST_CASE("memory and operations grow with what is asked for") {
   CHECK(tuned.operations == Approx(cost.operations + tuned.tuning_operations));
   CHECK(tuned.tuning_operations > 0);
   CHECK(cost.tuning_operations == 0);
-  // Crops of the last stage alone are in one stream, and behind a teacher each.
-  const CalibrationTokens longer{.samples = 12, .held_out = 2, .length = 64, .end_to_end = 5};
+  // Tokens of the last stage alone are in one stream, and behind a teacher each.
+  CalibrationTokens longer{
+      .samples = 12, .held_out = 2, .length = 64, .end_to_end = 320, .longest_end_to_end = 64};
   const auto together = cost_of(c, "W4A4KV4-g32", *find_recipe("bisup_quarot"), longer);
-  CHECK(together.streams == cost.streams + 5 * 64 * 128 * 4);
-  CHECK(together.tuning == tuned.tuning + 5 * 64 * 128 * 4);
+  CHECK(together.streams == cost.streams + 320 * 128 * 4);
+  CHECK(together.tuning == tuned.tuning + 320 * 128 * 4);
   CHECK(together.tuning_operations == tuned.tuning_operations);
   CHECK(together.operations > tuned.operations);
+  // In longer crops a piece of 256 tokens reads keys and values of one head, 32 channels, of what
+  // was before it: twice, as they are read now and as the next piece will, and in both layers.
+  longer.longest_end_to_end = 320;
+  const auto behind = cost_of(c, "W4A4KV4-g32", *find_recipe("bisup_quarot"), longer);
+  const auto pieces = behind.tuning - together.tuning;
+  longer.longest_end_to_end = 400;
+  const auto further = cost_of(c, "W4A4KV4-g32", *find_recipe("bisup_quarot"), longer);
+  CHECK(further.tuning - behind.tuning ==
+        80 * 2 * 2 * 4u * static_cast<unsigned>(c.layers * c.kv_heads * c.head_dim));
+  CHECK(pieces > further.tuning - behind.tuning);
+  CHECK(further.tuning_operations > behind.tuning_operations);
   // Smoothing is learned in steps of its own; what learns nothing takes none.
   Recipe changed = *find_recipe("bisup_quarot");
   changed.tuning.smoothing = true;

@@ -4,7 +4,6 @@
 #include <bisup/calibrate/samples.hpp>
 #include <numeric>
 #include <set>
-#include <tuple>
 
 #include <bisup_test.hpp>
 
@@ -68,60 +67,82 @@ TEST_CASE("crops of a text that is as long leave nothing of it unread") {
   }
 }
 
-TEST_CASE("the end-to-end stage has as many crops as overlap no others") {
+TEST_CASE("the end-to-end stage has what lies between all other crops") {
   const auto text = places(2400);
-  for (std::uint64_t seed = 0; seed < 20; ++seed) {
-    const auto without = cut_samples(text, 2400, {.samples = 10, .length = 60, .seed = seed});
-    REQUIRE(without);
-    // (2040 - 60 + 1) / 60 = 33 crops begin 60 apart or more before the split. Behind it 360 tokens
-    // hold one held-out crop, and 4 or 5 more beside it: 300 in two pieces.
-    for (const auto& [wanted, fewest, most] :
-         {std::tuple(0, 0, 0), {5, 5, 5}, {23, 23, 23}, {25, 25, 25}, {1000, 27, 28}}) {
-      const SampleOptions options{.samples = 10, .length = 60, .end_to_end = wanted, .seed = seed};
+  // Crops of 60 tokens lie at least 198 apart before the split, at 2040 tokens, and 360 behind it
+  // hold one held-out crop.
+  for (const int longest : {60, 100, 5000}) {
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      const SampleOptions options{.samples = 10,
+                                  .length = 60,
+                                  .end_to_end = 2400,
+                                  .end_to_end_length = longest,
+                                  .seed = seed};
       const auto samples = cut_samples(text, 2400, options);
-      REQUIRE(samples);
+      const auto without = cut_samples(text, 2400, {.samples = 10, .length = 60, .seed = seed});
+      REQUIRE((samples && without));
+      CHECK(samples->crops == without->crops);
       CHECK(samples->held_out == without->held_out);
-      CHECK(samples->crops.size() == 10);
-      const int count = static_cast<int>(samples->end_to_end.size());
-      REQUIRE((count >= fewest && count <= most));
-      CHECK(count == end_to_end_samples(2400, options));
+      std::vector<int> lengths;
       std::set<int> read;
+      long tokens = 0;
       for (const auto* part : {&samples->crops, &samples->held_out, &samples->end_to_end}) {
         for (const auto& crop : *part) {
-          REQUIRE((crop.size() == 60 && crop.back() - crop.front() == 59));
+          REQUIRE(crop.back() - crop.front() == static_cast<int>(crop.size()) - 1);
           CHECK((crop.front() >= 2040 || crop.back() < 2040));
           read.insert(crop.begin(), crop.end());
+          tokens += static_cast<long>(crop.size());
         }
       }
-      CHECK(static_cast<int>(read.size()) == (10 + 1 + count) * 60);
-      for (const auto& crop : samples->crops) CHECK(crop.back() < 2040);
+      for (const auto& crop : samples->end_to_end) {
+        lengths.push_back(static_cast<int>(crop.size()));
+        REQUIRE((lengths.back() >= 60 && lengths.back() <= longest));
+      }
+      CHECK(lengths == end_to_end_lengths(2400, options));
+      CHECK(static_cast<long>(read.size()) == tokens);  // no token twice
+      CHECK(samples->end_to_end_tokens() == tokens - 11 * 60);
+      // Each of the 11 + 2 gaps leaves out less than the shortest crop.
+      CHECK(tokens > 2400 - 13 * 60);
       CHECK(samples->tokens() == 600);
+      // No gap between crops that begin 198 or 199 apart is longer than 139.
+      if (longest == 5000) CHECK(*std::max_element(lengths.begin(), lengths.end()) >= 137);
     }
   }
 }
 
-TEST_CASE("a text of fewer has only what lies between held-out crops") {
-  // 34 samples overlap already; 5 of 6 places behind the split are held out, so that at most one
-  // crop lies between them, and mostly none.
+TEST_CASE("the end-to-end stage has about as many tokens as are wanted and of the whole text") {
+  for (const int wanted : {0, 60, 300, 700}) {
+    const SampleOptions options{.samples = 10, .length = 60, .end_to_end = wanted};
+    const auto samples = cut_samples(places(2400), 2400, options);
+    REQUIRE(samples);
+    CHECK(ssize(samples->end_to_end) == ssize(end_to_end_lengths(2400, options)));
+    const long tokens = samples->end_to_end_tokens();
+    if (wanted == 0) CHECK(tokens == 0);
+    if (wanted == 60) CHECK(samples->end_to_end.size() == 1);
+    if (wanted < 300) continue;
+    // A whole number of crops that have 60 to 300 tokens, 138 most of them.
+    CHECK((tokens > wanted - 300 && tokens < wanted + 300));
+    CHECK((samples->end_to_end.front().front() < 800 && samples->end_to_end.back().front() > 1000));
+  }
+}
+
+TEST_CASE("a text of little more than its samples has hardly anything between them") {
+  // 34 samples overlap already, and 5 of 6 places behind the split are held out.
   int between = 0;
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
-    const SampleOptions options{.samples = 34, .length = 60, .end_to_end = 50, .seed = seed};
+    const SampleOptions options{.samples = 34, .length = 60, .end_to_end = 3000, .seed = seed};
     const auto few = cut_samples(places(2400), 2400, options);
-    const auto without =
-        cut_samples(places(2400), 2400, {.samples = 34, .length = 60, .seed = seed});
-    REQUIRE((few && without));
-    CHECK(few->crops == without->crops);
+    REQUIRE(few);
     REQUIRE(few->end_to_end.size() <= 1);
-    CHECK(static_cast<int>(few->end_to_end.size()) == end_to_end_samples(2400, options));
     between += static_cast<int>(few->end_to_end.size());
   }
   CHECK(between < 100);
   // Where the held-out part is shorter than a crop, nothing lies between.
-  const SampleOptions options{.samples = 1, .length = 100, .end_to_end = 9};
+  const SampleOptions options{.samples = 1, .length = 170, .end_to_end = 900};
   const auto least = cut_samples(places(200), 200, options);
   REQUIRE(least);
-  CHECK((least->end_to_end.empty() && end_to_end_samples(200, options) == 0));
-  CHECK(end_to_end_samples(0, options) == 0);
+  CHECK((least->end_to_end.empty() && end_to_end_lengths(200, options).empty()));
+  CHECK(end_to_end_lengths(0, options).empty());
 }
 
 TEST_CASE("a seed gives its crops again, another one others") {

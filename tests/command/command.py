@@ -274,21 +274,21 @@ def test_preset():
     check(tokens("--method", "bisup_atom", "--calib-samples", "3") == 3 * 256, "a number of one's own")
     # One of six samples is held out besides, eight at most: of the text's 120 and of the model's 80.
     ask_for = lambda *options: samples("--method", "bisup_atom", *options)
-    check(ask_for("--end-to-end-samples", "0") == 2 * (200 + 8 + 8), "own samples")
+    none = ["--end-to-end-tokens", "0"]
+    check(ask_for(*none) == 2 * (200 + 8 + 8), "own samples")
     check(ask_for("--end-to-end", "0") == 2 * (200 + 8 + 8), "nothing that reads more")
-    check(ask_for("--end-to-end-samples", "0", "--self-generate", "0") == 2 * (200 + 8), "none of them")
-    check(ask_for("--end-to-end-samples", "0", "--self-generate", "12") == 2 * (200 + 8 + 2), "some of them")
-    check(ask_for("--end-to-end-samples", "5", "--calib-samples", "12") == 2 * (12 + 2) + 5, "some for the end")
-    # What the text has without overlaps: beside 6 samples and one that is held out, beside 30 and 5, of which every
-    # one can take the room of two.
-    beside_six = ask_for("--end-to-end-samples", "100000", "--calib-samples", "6") - 2 * (6 + 1)
-    check(30 < beside_six < 1200, beside_six)
-    beside_thirty = ask_for("--calib-samples", "30") - 2 * (30 + 5)
-    check(24 + 4 <= beside_six - beside_thirty <= 24 + 2 * 4, (beside_six, beside_thirty))
-    by_default = ask_for() - 2 * (200 + 8 + 8)
-    check(114 + 7 <= beside_six - by_default <= 114 + 2 * 7, (beside_six, by_default))
-    refuse(2, ["--end-to-end-samples", "tunes all blocks"], "quantize", TINY, "--scheme", "W4A4-g32", "--method", "atom",
-           "--calib", TEXT, "--dry-run", "--end-to-end-samples", "3")
+    check(ask_for(*none, "--self-generate", "0") == 2 * (200 + 8), "none of them")
+    check(ask_for(*none, "--self-generate", "12") == 2 * (200 + 8 + 2), "some of them")
+    check(ask_for("--end-to-end-tokens", "320", "--end-to-end-length", "64", "--calib-samples", "12") ==
+          2 * (12 + 2) + 5, "some for the end")
+    # All that the text has between samples but for less than one of 64 tokens beside each.
+    everything = ask_for("--calib-samples", "6") - 2 * (6 + 1)
+    check(30 < everything < 1200, everything)
+    fewer = ask_for("--calib-samples", "30") - 2 * (30 + 5)
+    check(24 + 4 <= everything - fewer <= 2 * (24 + 4), (everything, fewer))
+    check(ask_for() > 2 * (200 + 8 + 8), "default")
+    refuse(2, ["--end-to-end-tokens", "tunes all blocks"], "quantize", TINY, "--scheme", "W4A4-g32", "--method", "atom",
+           "--calib", TEXT, "--dry-run", "--end-to-end-tokens", "3")
 
 
 def picture(page, name, path):
@@ -1108,18 +1108,17 @@ def test_calibration():
         check(told["text_crc32c"] == other["text_crc32c"], other)
         refuse(2, ["--self-generate", "no sample"], *data("good.jsonl", good), "--self-generate", "2")
 
-        # More for the end, as far as crops of the text's other 85 % begin 64 tokens apart, and beside the crop that
-        # is held out.
+        # More for the end, what the text has between its three samples and the crop that is held out.
         last = ["quantize", TINY, "--scheme", "W4A4-g32", "--method", "bisup_gptq", "-o", path, "--calib", TEXT,
                 "--calib-length", "64", "--calib-samples", "3", "--block-steps", "1", "--end-to-end", "2",
-                "--end-to-end-samples"]
-        for wanted in (4, 100000):
-            check(run(*last, str(wanted)).returncode == 0, "more for the end")
-            told = provenance(path)
-            held = int(0.15 * told["text_tokens"])
-            before, behind = (told["text_tokens"] - held - 63) // 64 - 3, (held - 64) // 64
-            counts = {min(wanted, before + between) for between in (behind - 1, behind)}
-            check(behind > 1 and told["end_to_end_samples"] in counts, told)
+                "--end-to-end-tokens"]
+        check(run(*last, "256", "--end-to-end-length", "64").returncode == 0, "more for the end")
+        told = provenance(path)
+        check(told["end_to_end_samples"] == 4 and told["end_to_end_tokens"] == 256, told)
+        check(run(*last, "1000000").returncode == 0, "all for the end")
+        told = provenance(path)
+        free = told["text_tokens"] - 4 * 64 - told["end_to_end_tokens"]
+        check(0 <= free < 6 * 64 and told["end_to_end_tokens"] > 64 * told["end_to_end_samples"], told)
 
         # Fewer tokens than features: damping makes up for what was not seen, and is told.
         done = run(*options, "--calib", TEXT, "--calib-samples", "1", "--calib-length", "32", "--json")

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bisup/tune/block_tuner.hpp>
 #include <bisup/tune/soft_smoothing.hpp>
-#include <set>
 #include <vector>
 
 #include <bisup_test.hpp>
@@ -157,15 +156,6 @@ TEST_CASE("smoothing is a group among others") {
   CHECK(report.training.size() == 20);
   CHECK(std::any_of(smoothing.theta().begin(), smoothing.theta().end(),
                     [](float x) { return x != 0; }) == (report.best_step > 0));
-}
-
-TEST_CASE("samples come in permutations, each pass in its own order") {
-  std::vector<int> first, second;
-  for (int n = 0; n < 10; ++n) first.push_back(shuffled(n, 10, 4));
-  for (int n = 10; n < 20; ++n) second.push_back(shuffled(n, 10, 4));
-  CHECK(std::set<int>(first.begin(), first.end()).size() == 10);
-  CHECK(std::set<int>(second.begin(), second.end()).size() == 10);
-  CHECK(first != second);
 }
 
 }  // namespace

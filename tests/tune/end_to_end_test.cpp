@@ -1,6 +1,7 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
 #include <bisup/tune/end_to_end.hpp>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -41,22 +42,30 @@ struct Model {
     for (int i = 0; i < 5; ++i) {
       embedded.push_back(small::normals<T>(small::tokens, 24, 1, random));
       teachers.push_back(small::normals<T>(small::tokens, 24, 1, random));
-      ids.emplace_back(small::tokens, i);
+      ids.emplace_back(small::tokens);
+      std::iota(ids.back().begin(), ids.back().end(), i * small::tokens);
     }
     for (std::size_t i = 0; i < 5; ++i) {
       auto& set = i < 3 ? training : held_out;
       set.push_back({ids[i], std::as_const(teachers[i]).ref()});
     }
   }
+  // Every token is a number of its own: its sample's times the tokens of one, and its place.
+  std::span<const T> row_of(int id) const {
+    return std::as_const(embedded[static_cast<std::size_t>(id / small::tokens)])
+        .row(id % small::tokens);
+  }
   EndToEnd<T> tuner(const EndToEndOptions& options, ThreadPool& pool) {
-    // Every token is a number of its sample.
     const auto embed = [this](std::span<const int> text, MatrixRef<T> into) {
-      const Matrix<T>& from = embedded[static_cast<std::size_t>(text[0])];
-      REQUIRE((into.rows() == from.rows() && into.cols() == from.cols() && ssize(text) == from.rows()));
-      std::copy_n(from.data(), from.rows() * from.cols(), into.data());
+      REQUIRE(ssize(text) == into.rows());
+      for (int t = 0; t < into.rows(); ++t) {
+        const auto row = row_of(text[static_cast<std::size_t>(t)]);
+        std::copy(row.begin(), row.end(), into.row(t).begin());
+      }
     };
-    return {blocks, angles.view(), final_norm, embed, LogitLoss<T>(head.ref(), teacher_head.ref()), training,
-            held_out, options, pool};
+    return {
+        blocks,   angles.view(), final_norm, embed, LogitLoss<T>(head.ref(), teacher_head.ref()),
+        training, held_out,      options,    pool};
   }
   std::vector<T> values() const {
     std::vector<T> all(final_norm);
@@ -123,7 +132,10 @@ TEST_CASE("tuning lowers the divergence on held-out text and never ends worse") 
   ThreadPool pool(2);
   // The teacher says what the embedding says: something to approach.
   for (auto* set : {&model.training, &model.held_out}) {
-    for (auto& sample : *set) sample.teacher = std::as_const(model.embedded[static_cast<std::size_t>(sample.ids[0])]).ref();
+    for (auto& sample : *set)
+      sample.teacher =
+          std::as_const(model.embedded[static_cast<std::size_t>(sample.ids[0] / small::tokens)])
+              .ref();
   }
   auto tuner = model.tuner(
       {.phase = {.steps = 60, .evaluations = 6}, .rates = {1e-2, 1e-2, 1e-2, 1e-3}}, pool);
@@ -164,6 +176,115 @@ TEST_CASE("what has the rate 0 is not learned") {
   auto tuner = model.tuner({.rates = {.low_rank = 0, .clips = 2e-3, .norm_gains = 0}}, pool);
   for (const auto& group : tuner.groups()) {
     CHECK((group.name == "activation clips" || group.name == "cache clips"));
+  }
+}
+
+// Nothing of the optimizer: only gradients, of the only sample.
+EndToEndOptions still(int steps, int piece) {
+  return {.phase = {.steps = steps, .evaluations = 1, .gradient_norm = 1e9},
+          .rates = {.scales = 8e-3, .biases = 1e-3},
+          .piece = piece};
+}
+template <class T>
+std::vector<ParameterGroup<T>> at_rest(std::vector<ParameterGroup<T>> groups) {
+  for (auto& group : groups) group.rate = 0;
+  return groups;
+}
+template <class T>
+std::vector<T> gradients(std::span<const ParameterGroup<T>> groups) {
+  std::vector<T> all;
+  for (const auto& group : groups) {
+    for (const auto& view : group.views)
+      all.insert(all.end(), view.gradients.begin(), view.gradients.end());
+  }
+  return all;
+}
+
+TEST_CASE("a sample read piece by piece has the divergence of one that is read at once") {
+  for (const int sinks : {0, 2, 6}) {
+    Model<double> whole(3), pieces(3);
+    ThreadPool pool(2);
+    for (auto* model : {&whole, &pieces}) {
+      for (auto& block : model->blocks) block.cache.sinks = sinks;
+    }
+    auto one = whole.tuner(still(1, small::tokens), pool);
+    const double expected = one.held_out_loss();
+    for (const int piece : {4, 3, 1}) {
+      auto other = pieces.tuner(still(1, piece), pool);
+      // Sums over other numbers of keys are added in another order.
+      CHECK(other.held_out_loss() == Approx(expected).epsilon(1e-12));
+      CHECK(other.held_out_loss() == Approx(expected).epsilon(1e-12));
+    }
+  }
+}
+
+TEST_CASE("a piece learns what it would behind a prompt of what was before it") {
+  ThreadPool pool(1);
+  for (const bool keep : {false, true}) {
+    Model<double> model(2);
+    model.training.resize(1);
+    const TextSample<double> sample = model.training[0];
+    auto options = still(2, 5);  // the second step: tokens 5 to 8
+    options.keep_activations = keep;
+    auto tuner = model.tuner(options, pool);
+    const auto groups = at_rest(tuner.groups());
+    const auto report = tuner.run_phase(groups);
+
+    // The same tokens as a sample, behind all that blocks read of the first five.
+    Model<double> behind(2);
+    Matrix<double> x(5, 24), y(5, 24);
+    for (int t = 0; t < 5; ++t) {
+      const auto row = behind.row_of(t);
+      std::copy(row.begin(), row.end(), x.row(t).begin());
+    }
+    for (auto& block : behind.blocks) {
+      BlockActivations<double> a;
+      forward<double>(block, behind.angles.view().first(5), x.ref(), a, y.ref(), pool);
+      block.cache.prompt_keys = std::move(a.keys), block.cache.prompt_values = std::move(a.values);
+      block.cache.sinks = 0;
+      std::swap(x, y);
+    }
+    behind.training.assign(1, {sample.ids.subspan(5), sample.teacher.rows(5, 4)});
+    behind.held_out = behind.training;
+    behind.angles = small::Angles<double>(small::prompt + 5);
+    auto expected = behind.tuner(still(1, 4), pool);
+    const auto expected_groups = at_rest(expected.groups());
+    const auto expected_report = expected.run_phase(expected_groups);
+    CHECK(report.training[1] == Approx(expected_report.training[0]).epsilon(1e-12));
+    const auto got = gradients<double>(groups), wanted = gradients<double>(expected_groups);
+    REQUIRE(got.size() == wanted.size());
+    double largest = 0;
+    for (const double g : wanted) largest = std::max(largest, std::abs(g));
+    for (std::size_t i = 0; i < got.size(); ++i)
+      REQUIRE(std::abs(got[i] - wanted[i]) < 1e-10 * largest);
+    // The prompts of the model that was tuned are its own again.
+    for (const auto& block : model.blocks) CHECK(block.cache.prompt() == small::prompt);
+  }
+}
+
+TEST_CASE("states are kept where a sample begins, and lead to the same end") {
+  ThreadPool pool(1);
+  const auto options = [] {
+    EndToEndOptions o{.phase = {.steps = 17, .evaluations = 4}, .piece = 4};
+    return o;
+  }();
+  Model<float> whole(2);
+  std::vector<PhaseState<float>> states;
+  {
+    auto tuner = whole.tuner(options, pool);
+    (void)tuner.run_phase(tuner.groups(), {}, {.every = 2, .save = [&](const auto& state) {
+                                                 states.push_back(state);
+                                                 return true;
+                                               }});
+  }
+  // Three samples of three pieces: none of the states is inside of one.
+  REQUIRE(states.size() == 5);
+  for (const auto& state : states) {
+    CHECK(state.steps % 3 == 0);
+    Model<float> again(2);
+    auto tuner = again.tuner(options, pool);
+    (void)tuner.run_phase(tuner.groups(), {}, {.every = 2, .begun = &state});
+    CHECK(again.values() == whole.values());
   }
 }
 

@@ -189,4 +189,29 @@ TEST_CASE("a phase that is stopped at any state and begun again ends with the sa
   CHECK_FALSE(belongs<double>(other, {&stopped.group, 1}));
 }
 
+TEST_CASE("a state waits for a step from which it is all there is") {
+  const auto states_of = [](int begun_at) {
+    std::vector<int> kept;
+    Bowl bowl(0.3);
+    PhaseWork work{[&](int) { return bowl.learn(); }, [&] { return bowl.loss(); }};
+    work.whole = [](int step) { return step % 5 == 0; };
+    PhaseState<double> begun;
+    const auto save = [&](const PhaseState<double>& state) {
+      kept.push_back(state.steps);
+      if (state.steps == begun_at) begun = state;
+      return true;
+    };
+    const PhaseOptions options{.steps = 30};
+    (void)run_phase<double>({&bowl.group, 1}, options, work, {.every = 4, .save = save});
+    if (begun_at == 0) return kept;
+    kept.clear();
+    (void)run_phase<double>({&bowl.group, 1}, options, work,
+                            {.every = 4, .save = save, .begun = &begun});
+    return kept;
+  };
+  // Due from 4, 8, 12, 16, 24, 28 on.
+  CHECK(states_of(0) == std::vector<int>{5, 10, 15, 20, 25, 30});
+  CHECK(states_of(15) == std::vector<int>{20, 25, 30});
+}
+
 }  // namespace

@@ -27,8 +27,9 @@ namespace bisup {
 // How many crops of how many tokens; none: rounding without data.
 struct CalibrationTokens {
   int samples = 0, held_out = 0, length = 0;
-  int prompt = 0;      // that the model will know by heart
-  int end_to_end = 0;  // crops more that only the float stream and the last stage read
+  int prompt = 0;  // that the model will know by heart
+  // Tokens more that only the float stream and the last stage read, and those of the longest crop.
+  int end_to_end = 0, longest_end_to_end = 0;
 };
 
 struct CalibrationCost {
@@ -132,8 +133,9 @@ struct BlockSizes {
                                            llama::named_inputs[i].name + " input"};
     }
   }
-  if (tokens.length > c.max_positions) {
-    return Error{Errc::out_of_range, "samples of " + std::to_string(tokens.length) +
+  const int longest = std::max(tokens.length, tokens.longest_end_to_end);
+  if (longest > c.max_positions) {
+    return Error{Errc::out_of_range, "samples of " + std::to_string(longest) +
                                          " tokens; the model has " +
                                          std::to_string(c.max_positions) + " positions"};
   }
@@ -142,7 +144,7 @@ struct BlockSizes {
   const CacheShape shape{.layers = c.layers,
                          .kv_heads = c.kv_heads,
                          .head_dim = c.head_dim,
-                         .capacity = std::max(tokens.length, 1)};
+                         .capacity = std::max(longest, 1)};
   if (auto can_be = check(shape, KvPolicy::of(scheme)); !can_be) return can_be;
   if (const auto basis = ModelBasis::make(c, recipe.basis, 0); !basis) return basis.error();
   return {};
@@ -175,8 +177,8 @@ struct BlockSizes {
   cost.model = cost.embeddings + blocks + f32 * sizes.hidden +
                2 * f16 * layers * sizes.kv * static_cast<std::size_t>(tokens.prompt);
   const auto more = static_cast<std::size_t>(tokens.end_to_end);
-  const std::size_t one_stream = length * sizes.hidden * static_cast<std::size_t>(bytes_of(stream));
-  cost.streams = (2 * all + more) * one_stream;
+  const std::size_t one_token = sizes.hidden * static_cast<std::size_t>(bytes_of(stream));
+  cost.streams = (2 * all * length + more) * one_token;
 
   // Sums in double, a chunk and the mean in float, and GPTQ's damped copy and its factor.
   std::size_t moments = 0;
@@ -204,34 +206,43 @@ struct BlockSizes {
     cost.block = std::max(
         cost.block, 3 * f32 * weights + 2 * hidden_states + scratch + kept_by_block + regression);
   }
-  const std::size_t teachers = f32 * (all + more) * first_tokens * sizes.hidden;
+  const std::size_t teachers = f32 * (all * length + more) * sizes.hidden;
+  const auto longest = static_cast<std::size_t>(std::max(tokens.length, tokens.longest_end_to_end));
+  const auto piece = std::min(static_cast<std::size_t>(recipe.tuning.end_to_end_piece), longest);
+  // Keys and values of a whole crop, as they are read and as the next piece will read them, and as
+  // that of a held-out one will.
+  const std::size_t times = length > piece ? 3 : longest > piece ? 2 : 0;
+  const std::size_t behind = times * 2 * f32 * layers * longest * sizes.kv;
   if (recipe.tuning.tunes_model()) {
-    cost.tuning =
-        f32 * (layers * weights + table) + teachers +
-        f32 * first_tokens * (layers * detail::activation_floats(c, recipe) + 3 * vocabulary);
+    cost.tuning = f32 * (layers * weights + table) + teachers + behind +
+                  f32 * piece * (layers * detail::activation_floats(c, recipe) + 3 * vocabulary);
   }
   const std::size_t read = dequantized ? f32 * table : 0;
-  const std::size_t read_stream = cost.tuning > 0 ? (all + more) * one_stream + teachers : 0;
+  const std::size_t read_stream =
+      cost.tuning > 0 ? (all * length + more) * one_token + teachers : 0;
   cost.peak = std::max({cost.embeddings + read + cost.streams,
                         f16 * table + blocks + cost.block + cost.streams,
                         cost.model + read + std::max(cost.tuning, read_stream)});
   if (all == 0) cost.peak = cost.model + read + (dequantized ? f32 * layers * weights : 0);
 
   // The float block, the one whose inputs are gathered, and the quantized one: three passes.
-  const auto pass = [&](std::size_t some) {
+  const auto pass = [&](std::size_t some, std::size_t crop) {
     return 2.0 * static_cast<double>(some) *
-           (static_cast<double>(weights) + static_cast<double>(length * sizes.attention));
+           (static_cast<double>(weights) + static_cast<double>(crop * sizes.attention));
   };
-  double block = pass((2 * all + more) * length) + pass(crops * length);
+  double block = pass((2 * all + crops) * length, length) + pass(more, longest);
   for (const auto& [channels, rows] : inputs) {
     const auto n = static_cast<double>(channels), m = static_cast<double>(rows);
     block += static_cast<double>(crops * length) * n * n;  // moments: half of a square
     if (recipe.engine == Engine::gptq) block += n * n * n + 7 * m * n * n;
   }
   // Forwards, and backwards through inputs and weights.
-  const double step = 4 * pass(first_tokens);
-  const double together = static_cast<double>(layers) * step +
-                          6.0 * static_cast<double>(first_tokens) * static_cast<double>(table);
+  const double step = 4 * pass(first_tokens, length);
+  const std::size_t mean_crop =
+      (crops * length * length + more * longest) / std::max<std::size_t>(crops * length + more, 1);
+  const double together =
+      static_cast<double>(layers) * 4 * pass(std::min(piece, mean_crop), mean_crop) +
+      6.0 * static_cast<double>(std::min(piece, mean_crop)) * static_cast<double>(table);
   cost.tuning_operations =
       static_cast<double>(layers) * recipe.tuning.block_phases() * recipe.tuning.block_steps *
           step +

@@ -3,8 +3,8 @@
 #pragma once
 // On which tokens is a model calibrated? Crops of one text, spread over it. Its last part is held
 // out first, so that what is chosen on held-out crops was never seen, and no crop crosses the
-// split. Only the tuning of all blocks together, which lives on unread text, also learns from what
-// lies between held-out crops.
+// split. The tuning of all blocks together, which lives on unread text, also learns from what lies
+// between all these crops, in longer ones.
 
 #include <algorithm>
 #include <cstdint>
@@ -23,7 +23,9 @@ namespace bisup {
 
 struct SampleOptions {
   int samples = 24, length = 2048;  // crops, tokens of one
-  int end_to_end = 0;  // crops more for tuning all blocks together, as far as none overlap
+  // Tokens more for tuning all blocks together, about and as far as the text has them, in crops of
+  // at most so many.
+  int end_to_end = 0, end_to_end_length = 2048;
   std::uint64_t seed = 0;
   double held_out = 0.15;  // share of the text's tokens, at its end
 };
@@ -33,7 +35,9 @@ struct SampleOptions {
 struct Samples {
   std::vector<std::vector<int>> crops, held_out, end_to_end = {};
 
-  [[nodiscard]] long tokens() const {
+  [[nodiscard]] long tokens() const { return tokens_of(crops); }
+  [[nodiscard]] long end_to_end_tokens() const { return tokens_of(end_to_end); }
+  [[nodiscard]] static long tokens_of(const std::vector<std::vector<int>>& crops) {
     long sum = 0;
     for (const auto& crop : crops) sum += static_cast<long>(crop.size());
     return sum;
@@ -99,50 +103,78 @@ namespace detail {
           std::min(static_cast<std::size_t>(options.length), part)};
 }
 
+[[nodiscard]] inline Random sample_random(const SampleOptions& options) {
+  return Random(options.seed, 0);
+}
 [[nodiscard]] inline Random held_out_random(const SampleOptions& options) {
   return Random(options.seed, 1);
 }
 
-// Where crops fit between those of a held-out part.
-[[nodiscard]] inline std::vector<std::size_t> places_between(std::size_t part,
-                                                             const SampleOptions& options) {
-  const auto [count, length] = held_out_crops(part, options);
-  Random random = held_out_random(options);
-  auto held = crop_places(part, count, length, random);
-  held.push_back(part);
-  const auto size = static_cast<std::size_t>(options.length);
-  std::vector<std::size_t> begins;
+struct Place {
+  std::size_t begin, size;
+};
+
+// What lies between crops of `length` tokens that begin at `crops`, in order: pieces of at most
+// `longest` tokens and at least `shortest`.
+inline void add_places_between(std::vector<std::size_t> crops, std::size_t length,
+                               std::size_t shortest, std::size_t longest, std::size_t begin,
+                               std::size_t end, std::vector<Place>& places) {
+  crops.push_back(end - begin);
   std::size_t free = 0;
-  for (const std::size_t next : held) {
-    for (; free + size <= next; free += size) begins.push_back(free);
+  for (const std::size_t next : crops) {
+    while (free + shortest <= next) {
+      const std::size_t size = std::min(longest, next - free);
+      places.push_back({begin + free, size});
+      free += size;
+    }
     free = next + length;
   }
-  return begins;
 }
 
-// How many crops of the part that is learned from overlap neither the samples nor one another.
-[[nodiscard]] inline int more_of_learned(std::size_t text, const SampleOptions& options) {
+// The crops that only the tuning of all blocks together reads, in the order of the text.
+[[nodiscard]] inline std::vector<Place> end_to_end_places(std::size_t text,
+                                                          const SampleOptions& options) {
   const auto length = static_cast<std::size_t>(options.length);
-  const std::size_t learned = text - held_out_tokens(text, options);
-  const std::size_t apart = learned < length ? 0 : (learned - length + 1) / length;
-  return std::clamp(static_cast<int>(apart) - options.samples, 0, options.end_to_end);
+  const auto longest = static_cast<std::size_t>(options.end_to_end_length);
+  const std::size_t held = held_out_tokens(text, options), learned = text - held;
+  std::vector<Place> places;
+  if (options.end_to_end == 0 || learned < length) return places;
+  const auto add = [&](std::size_t begin, std::size_t end, int count, std::size_t size,
+                       Random random) {
+    add_places_between(crop_places(end - begin, count, size, random), size,
+                       std::min(length, longest), longest, begin, end, places);
+  };
+  const auto [count, held_length] = held_out_crops(held, options);
+  add(0, learned, options.samples, length, sample_random(options));
+  add(learned, text, count, held_length, held_out_random(options));
+  std::size_t all = 0;
+  for (const Place& place : places) all += place.size;
+  const auto wanted = static_cast<std::size_t>(options.end_to_end);
+  if (all <= wanted) return places;
+  const std::size_t fewer = std::max<std::size_t>(places.size() * wanted / all, 1);
+  for (std::size_t i = 0; i < fewer; ++i) places[i] = places[i * places.size() / fewer];
+  places.resize(fewer);
+  return places;
 }
 
 }  // namespace detail
 
-// How many of the crops for tuning all blocks together a text of so many tokens has. The stage can
-// read crops again, so they are only as many as overlap no others.
-[[nodiscard]] inline int end_to_end_samples(std::size_t text, const SampleOptions& options) {
-  const auto between = detail::places_between(detail::held_out_tokens(text, options), options);
-  return std::min(detail::more_of_learned(text, options) + static_cast<int>(between.size()),
-                  options.end_to_end);
+// Tokens of each crop that tuning all blocks together has beside the samples, of a text of so many.
+// It can read crops again, so that these overlap no others.
+[[nodiscard]] inline std::vector<int> end_to_end_lengths(std::size_t text,
+                                                         const SampleOptions& options) {
+  std::vector<int> lengths;
+  for (const auto& place : detail::end_to_end_places(text, options))
+    lengths.push_back(static_cast<int>(place.size));
+  return lengths;
 }
 
 // ids: the whole text, its BOS included if the tokenizer adds one. Errors: too_short (the parts of
 // the text hold no crop), out_of_range (an id outside the vocabulary).
 [[nodiscard]] inline Result<Samples> cut_samples(std::span<const int> ids, int vocab_size,
                                                  const SampleOptions& options) {
-  BISUP_EXPECTS(options.samples >= 1 && options.length >= 2 && options.end_to_end >= 0);
+  BISUP_EXPECTS(options.samples >= 1 && options.length >= 2);
+  BISUP_EXPECTS(options.end_to_end >= 0 && options.end_to_end_length >= 2);
   BISUP_EXPECTS(options.held_out > 0 && options.held_out < 1);
   for (const int id : ids) {
     if (id < 0 || id >= vocab_size)
@@ -158,18 +190,13 @@ namespace detail {
                                       std::to_string(learned.size()) + ", one sample needs " +
                                       std::to_string(options.length)};
   }
-  const auto length = static_cast<std::size_t>(options.length);
-  const int more = detail::more_of_learned(ids.size(), options);
   Samples samples;
-  samples.crops = detail::crop(learned, options.samples + more, length, Random(options.seed, 0));
-  samples.end_to_end.assign(samples.crops.begin() + options.samples, samples.crops.end());
-  samples.crops.resize(static_cast<std::size_t>(options.samples));
+  samples.crops = detail::crop(learned, options.samples, static_cast<std::size_t>(options.length),
+                               detail::sample_random(options));
   const auto [count, held_length] = detail::held_out_crops(held, options);
   samples.held_out = detail::crop(rest, count, held_length, detail::held_out_random(options));
-  for (const std::size_t begin : detail::places_between(held, options)) {
-    if (static_cast<int>(samples.end_to_end.size()) == options.end_to_end) break;
-    samples.end_to_end.push_back(detail::part_of(rest, begin, length));
-  }
+  for (const auto& place : detail::end_to_end_places(ids.size(), options))
+    samples.end_to_end.push_back(detail::part_of(ids, place.begin, place.size));
   return samples;
 }
 

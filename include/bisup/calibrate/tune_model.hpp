@@ -38,7 +38,9 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
                                      const Tuning& tuning, std::uint64_t seed, ThreadPool& pool,
                                      const std::function<bool(int, int)>& progress = {},
                                      const tune::PhaseMemory<T>& memory = {}) {
-  auto teacher = detail::beginnings(exact, 0, exact.samples(), tuning.length);
+  int longest = 0;
+  for (int i = 0; i < exact.samples(); ++i) longest = std::max(longest, exact.length(i));
+  auto teacher = detail::beginnings(exact, 0, exact.samples(), longest);
   exact = Stream();
   std::vector<tune::TextSample<T>> training, held_out;
   auto next = teacher.begin();
@@ -48,7 +50,7 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
     for (const std::vector<int>& ids : *part) {
       const MatrixRef<float> states = (next++)->ref();
       rms_norm(states, model.final_norm, model.config.norm_eps, states, pool);
-      to->push_back({std::span(ids).first(static_cast<std::size_t>(states.rows())), states});
+      to->push_back({ids, states});
     }
   }
   const auto embed = [&model](std::span<const int> ids, MatrixRef<T> into) {
@@ -66,10 +68,10 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
     if (tuning.biases) tune::begin_biases(blocks.back());
   }
   const Matrix<float> head = detail::float_weights(model.head, pool);
-  const tune::RopeAngleTable<T> angles(model.config, model.prompt.tokens(), tuning.length);
+  const tune::RopeAngleTable<T> angles(model.config, model.prompt.tokens(), longest);
   tune::EndToEndOptions options;
   options.phase.steps = tuning.end_to_end_steps, options.seed = seed,
-  options.keep_activations = true;
+  options.piece = tuning.end_to_end_piece, options.keep_activations = true;
   options.rates = {.low_rank = tuning.rank > 0 ? tuning.end_to_end_branch_rate : 0,
                    .clips = tuning.clips ? tuning.clip_rate : 0,
                    .norm_gains = tuning.norm_gains ? tuning.gain_rate : 0,

@@ -26,9 +26,10 @@ struct Tuning {
   bool regression = false;
   DType branch_type = DType::i8;  // in which its factors are stored, or f16
   int merged_rank = 0;            // of branches merged into the weights before these are rounded
-  int length = 512;               // first tokens of each crop that are tuned on
+  int length = 512;               // first tokens of each crop that blocks are tuned on
   int block_steps = 0;            // for each block, one crop a step
   int end_to_end_steps = 0;
+  int end_to_end_piece = 256;  // tokens that such a step learns from, behind those before them
   // Learned, beside the branches: clips of activations and cache, scales of weights, biases, norms.
   bool clips = true, scales = true, biases = true, norm_gains = true;
   bool smoothing = false;  // learned before the block is rounded, as many steps again
@@ -68,16 +69,16 @@ struct Preset {
   int samples, length;  // of calibration data
   int self_generated;   // of these, so many
   int block_steps, end_to_end_steps;
-  // Samples more for the end-to-end stage alone, as far as the text has them: what it learns from a
-  // sample that it reads again is that sample.
-  int end_to_end_samples = 0;
+  // Tokens more for the end-to-end stage alone, as far as the text has them: what it learns from a
+  // sample that it reads again is that sample. In crops as long as windows are read.
+  int end_to_end_tokens = 0;
 };
 
 inline constexpr std::array presets = {
     Preset{"demo", 16, 256, 0, 6, 30},
     Preset{"fast", 96, 256, 0, 24, 120},
-    Preset{"default", 200, 256, 80, 48, 1640, 1000},
-    Preset{"thorough", 160, 2048, 32, 240, 2000},
+    Preset{"default", 200, 256, 80, 48, 1400, 256'000},
+    Preset{"thorough", 160, 2048, 32, 240, 4000},
 };
 
 [[nodiscard]] constexpr std::optional<Preset> find_preset(std::string_view name) {

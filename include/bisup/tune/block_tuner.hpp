@@ -9,19 +9,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include <bisup/core/contract.hpp>
 #include <bisup/core/matrix.hpp>
-#include <bisup/core/random.hpp>
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/tune/block_gradient.hpp>
 #include <bisup/tune/loss.hpp>
 #include <bisup/tune/parameter_group.hpp>
 #include <bisup/tune/phase.hpp>
+#include <bisup/tune/piece_walk.hpp>
 #include <bisup/tune/rope_angles.hpp>
 #include <bisup/tune/simulated_block.hpp>
 
@@ -46,19 +45,6 @@ struct BlockTunerOptions {
   int batch = 1;  // samples a step
   std::uint64_t seed = 0;
 };
-
-// Sample `n` of an endless walk through `count` samples: every pass is a permutation of its own.
-[[nodiscard]] inline int shuffled(int n, int count, std::uint64_t seed) {
-  BISUP_EXPECTS(n >= 0 && count > 0);
-  std::vector<int> order(static_cast<std::size_t>(count));
-  std::iota(order.begin(), order.end(), 0);
-  Random random(seed, static_cast<std::uint64_t>(n / count));
-  for (int i = count - 1; i > 0; --i) {
-    const auto j = random.below(static_cast<std::uint32_t>(i + 1));
-    std::swap(order[static_cast<std::size_t>(i)], order[j]);
-  }
-  return order[static_cast<std::size_t>(n % count)];
-}
 
 template <class T>
 class BlockTuner {

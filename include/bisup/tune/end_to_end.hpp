@@ -5,7 +5,13 @@
 // over weight scales, branches, biases, clips of inputs and cache, and norm gains: this is where
 // most of what tuning can give comes from. Only the blocks' inputs are kept on the way up; each
 // block is run again on the way down.
+//
+// A step learns from a piece of a sample, behind the keys and values that the pieces before it
+// left: truncated backpropagation through time, as Transformer-XL (arXiv 1901.02860) has it. Far
+// positions are learned at the price of near ones, and have to be: rounded keys disturb attention
+// the more, the more of them there are.
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -19,10 +25,10 @@
 #include <bisup/core/thread_pool.hpp>
 #include <bisup/tune/biases.hpp>
 #include <bisup/tune/block_gradient.hpp>
-#include <bisup/tune/block_tuner.hpp>
 #include <bisup/tune/logit_loss.hpp>
 #include <bisup/tune/parameter_group.hpp>
 #include <bisup/tune/phase.hpp>
+#include <bisup/tune/piece_walk.hpp>
 #include <bisup/tune/rope_angles.hpp>
 #include <bisup/tune/simulated_block.hpp>
 #include <bisup/tune/weight_scales.hpp>
@@ -54,6 +60,7 @@ struct EndToEndOptions {
   PhaseOptions phase = {.steps = 100, .evaluations = 4, .adamw = end_to_end_adamw};
   EndToEndRates rates = {};
   std::uint64_t seed = 0;
+  int piece = 256;  // tokens that a step learns from
   // Keeps what every block's backward pass needs instead of running the block again: a quarter
   // faster, for about 50 KB a token and block of SmolLM2's size.
   bool keep_activations = false;
@@ -77,10 +84,13 @@ class EndToEnd {
         held_out_(held_out),
         options_(options),
         pool_(pool),
+        walk_(lengths(training), options.piece, options.seed),
         gradients_(blocks.size()),
         final_norm_gradient_(final_norm.size()),
         inputs_(blocks.size() + 1),
-        activations_(options.keep_activations ? blocks.size() : 1) {
+        activations_(options.keep_activations ? blocks.size() : 1),
+        behind_(blocks.size()),
+        held_out_behind_(blocks.size()) {
     BISUP_EXPECTS(!blocks.empty() && !training.empty() && !held_out.empty());
     for (std::size_t i = 0; i < blocks.size(); ++i) {
       gradients_[i].clear(blocks[i]);
@@ -118,8 +128,14 @@ class EndToEnd {
   [[nodiscard]] double held_out_loss() {
     double sum = 0;
     for (const auto& sample : held_out_) {
-      run(sample);
-      sum += loss_(normed_.ref(), sample.teacher, {}, pool_);
+      const int tokens = sample.teacher.rows();
+      for (int n = 0; n < pieces_of(tokens, options_.piece); ++n) {
+        const Piece piece = piece_of(0, tokens, n, options_.piece);
+        const TextSample<T> part = part_of(sample, piece);
+        begin_behind(piece, held_out_behind_);
+        run(part, piece.first, [&](std::size_t i) { end_behind(i, piece, held_out_behind_); });
+        sum += loss_(normed_.ref(), part.teacher, {}, pool_) * piece.tokens / tokens;
+      }
     }
     return sum / static_cast<double>(held_out_.size());
   }
@@ -134,6 +150,7 @@ class EndToEnd {
     PhaseWork work;
     work.learn = [&](int step) { return learn(step, wanted); };
     work.held_out = [&] { return held_out_loss(); };
+    work.whole = [&](int step) { return walk_.at(step).first == 0; };
     work.changed = [&](bool weights) {
       for (std::size_t i = 0; i < blocks_.size() && weights; ++i) refresh(blocks_[i], pool_);
     };
@@ -148,36 +165,78 @@ class EndToEnd {
   [[nodiscard]] MatrixRef<const T> input(std::size_t block) const { return inputs_[block].ref(); }
   [[nodiscard]] T norm_eps() const { return static_cast<T>(blocks_[0].shape.norm_eps); }
 
-  void run(const TextSample<T>& sample) {
+  [[nodiscard]] static std::vector<int> lengths(std::span<const TextSample<T>> samples) {
+    std::vector<int> all;
+    for (const auto& sample : samples) all.push_back(sample.teacher.rows());
+    return all;
+  }
+  [[nodiscard]] static TextSample<T> part_of(const TextSample<T>& sample, const Piece& piece) {
+    return {sample.ids.subspan(static_cast<std::size_t>(piece.first),
+                               static_cast<std::size_t>(piece.tokens)),
+            sample.teacher.rows(piece.first, piece.tokens)};
+  }
+
+  // What a block's cache holds before a piece: the stored prompt and the pieces before it, as they
+  // are read. No gradient goes there.                      [prompt + tokens, kv_heads * head_dim]
+  struct Behind {
+    Matrix<T> keys, values;
+    int sinks = 0;  // first tokens of the piece that are
+  };
+  void exchange(std::size_t block, Behind& behind) {
+    std::swap(blocks_[block].cache.prompt_keys, behind.keys);
+    std::swap(blocks_[block].cache.prompt_values, behind.values);
+    std::swap(blocks_[block].cache.sinks, behind.sinks);
+  }
+  // All of a block's passes over a piece are between these two.
+  void begin_behind(const Piece& piece, std::vector<Behind>& behind) {
+    for (std::size_t i = 0; i < blocks_.size() && piece.first > 0; ++i) {
+      behind[i].sinks = std::max(0, blocks_[i].cache.sinks - piece.first);
+      exchange(i, behind[i]);
+      BISUP_EXPECTS(blocks_[i].cache.prompt() >= piece.first);
+    }
+  }
+  void end_behind(std::size_t block, const Piece& piece, std::vector<Behind>& behind) {
+    if (piece.first > 0) exchange(block, behind[block]);
+    if (piece.last) return;
+    std::swap(behind[block].keys, activations(block).keys);
+    std::swap(behind[block].values, activations(block).values);
+  }
+
+  // Tokens from position `first` on behind the prompt; done(block) after each.
+  template <class Done>
+  void run(const TextSample<T>& sample, int first, Done&& done) {
     const int tokens = sample.teacher.rows(), hidden = sample.teacher.cols();
     inputs_[0].resize(tokens, hidden);
     embed_(sample.ids, inputs_[0].ref());
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
       inputs_[i + 1].resize(tokens, hidden);
-      forward<T>(blocks_[i], angles_.first(tokens), input(i), activations(i), inputs_[i + 1].ref(),
-                 pool_);
+      forward<T>(blocks_[i], angles_.rows(first, tokens), input(i), activations(i),
+                 inputs_[i + 1].ref(), pool_);
+      done(i);
     }
     normed_.resize(tokens, hidden);
     rms_norm<T>(inputs_.back().ref(), final_norm_, norm_eps(), normed_.ref(), pool_);
   }
 
   double learn(int step, const Wanted& wanted) {
-    const int which = shuffled(step, static_cast<int>(training_.size()), options_.seed);
-    const TextSample<T>& sample = training_[static_cast<std::size_t>(which)];
-    run(sample);
+    const Piece piece = walk_.at(step);
+    const TextSample<T> part = part_of(training_[static_cast<std::size_t>(piece.sample)], piece);
+    begin_behind(piece, behind_);
+    run(part, piece.first, [](std::size_t) {});
     g_.resize(normed_.rows(), normed_.cols());
-    const double loss = loss_(normed_.ref(), sample.teacher, g_.ref(), pool_);
+    const double loss = loss_(normed_.ref(), part.teacher, g_.ref(), pool_);
     std::fill(final_norm_gradient_.begin(), final_norm_gradient_.end(), T(0));
     rms_norm_gradient<T>(std::as_const(inputs_.back()).ref(), final_norm_, norm_eps(), g_.ref(),
                          g_.ref(), final_norm_gradient_, inverse_roots_, pool_);
+    const auto at = angles_.rows(piece.first, piece.tokens);
     for (std::size_t i = blocks_.size(); i-- > 0;) {
       BlockActivations<T>& a = activations(i);
-      const auto at = angles_.first(g_.rows());
       if (!options_.keep_activations) forward<T>(blocks_[i], at, input(i), a, {}, pool_);
       gradients_[i].clear(blocks_[i]);
       Wanted here = wanted;
       here.input = i > 0;
       backward<T>(blocks_[i], at, a, g_.ref(), here, gradients_[i], scratch_, pool_);
+      end_behind(i, piece, behind_);
     }
     return loss;
   }
@@ -190,10 +249,12 @@ class EndToEnd {
   std::span<const TextSample<T>> training_, held_out_;
   EndToEndOptions options_;
   ThreadPool& pool_;
+  PieceWalk walk_;
   std::vector<BlockGradient<T>> gradients_;
   std::vector<T> final_norm_gradient_, inverse_roots_;
   std::vector<Matrix<T>> inputs_;  // of each block, and of the final norm
   std::vector<BlockActivations<T>> activations_;
+  std::vector<Behind> behind_, held_out_behind_;
   BlockScratch<T> scratch_;
   Matrix<T> normed_, g_;
 };

@@ -60,6 +60,8 @@ struct PhaseWork {
   std::function<double()> held_out;                        // with the parameters as they are
   std::function<void(bool weights)> changed = {};          // parameters have; weights too?
   std::function<bool(int step, int steps)> progress = {};  // false stops the phase
+  // Whether what comes from step `step` on follows from a state alone; empty: always.
+  std::function<bool(int step)> whole = {};
 };
 
 // A phase in the middle of its steps: enough to go on and end with the same bits. Runs of numbers
@@ -78,7 +80,7 @@ struct PhaseState {
 // Where a phase is kept while it runs.
 template <class T>
 struct PhaseMemory {
-  int every = 0;  // steps from one state to the next; 0: none is made
+  int every = 0;  // steps from one state to the next, at least; 0: none is made
   std::function<bool(const PhaseState<T>&)> save = {};  // false stops the phase
   const PhaseState<T>* begun = nullptr;                 // which to go on with
 };
@@ -217,6 +219,8 @@ PhaseReport run_phase(std::span<const ParameterGroup<T>> groups, const PhaseOpti
     report.held_out.push_back(report.best);
     detail::take(groups, state.best);
   }
+  const auto next_kept = [&] { return (state.steps / memory.every + 1) * memory.every; };
+  int due = memory.every > 0 ? next_kept() : options.steps + 1;
   while (state.steps < options.steps) {
     double loss = work.learn(state.steps);
     for (const auto& group : groups) loss += group.gather ? group.gather() : 0;
@@ -232,7 +236,8 @@ PhaseReport run_phase(std::span<const ParameterGroup<T>> groups, const PhaseOpti
       state.slower /= 2;
     }
     ++state.steps;
-    const bool kept = memory.every > 0 && state.steps % memory.every == 0;
+    const bool kept = state.steps >= due && (!work.whole || work.whole(state.steps));
+    if (kept) due = next_kept();
     spread(kept || !finite);  // what overflowed cannot be multiplied back
     if (!finite && ++report.recoveries > options.recoveries) break;
     bool stop = work.progress && !work.progress(state.steps, options.steps);

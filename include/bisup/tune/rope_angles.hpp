@@ -18,9 +18,10 @@ template <class T>
 struct RopeAngles {
   MatrixRef<const T> cosines, sines;
 
-  [[nodiscard]] RopeAngles first(int tokens) const {
-    return {cosines.rows(0, tokens), sines.rows(0, tokens)};
+  [[nodiscard]] RopeAngles rows(int first, int tokens) const {
+    return {cosines.rows(first, tokens), sines.rows(first, tokens)};
   }
+  [[nodiscard]] RopeAngles first(int tokens) const { return rows(0, tokens); }
 };
 
 template <class T>

@@ -1,0 +1,78 @@
+// Copyright the bisup authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// In which order are samples learned from? Each pass over them in another one; and where a step
+// takes only a piece of a sample, its pieces one after the other, so that each can be read behind
+// what those before it left in the cache.
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include <bisup/core/contract.hpp>
+#include <bisup/core/random.hpp>
+
+namespace bisup::tune {
+
+// Sample `n` of an endless walk through `count` samples: every pass is a permutation of its own.
+[[nodiscard]] inline int shuffled(int n, int count, std::uint64_t seed) {
+  BISUP_EXPECTS(n >= 0 && count > 0);
+  std::vector<int> order(static_cast<std::size_t>(count));
+  std::iota(order.begin(), order.end(), 0);
+  Random random(seed, static_cast<std::uint64_t>(n / count));
+  for (int i = count - 1; i > 0; --i) {
+    const auto j = random.below(static_cast<std::uint32_t>(i + 1));
+    std::swap(order[static_cast<std::size_t>(i)], order[j]);
+  }
+  return order[static_cast<std::size_t>(n % count)];
+}
+
+// Tokens [first, first + tokens) of a sample.
+struct Piece {
+  int sample = 0, first = 0, tokens = 0;
+  bool last = true;  // of its sample
+};
+
+// The pieces of a sample of so many tokens: all of `piece` tokens but the last.
+[[nodiscard]] constexpr int pieces_of(int tokens, int piece) {
+  return (tokens + piece - 1) / piece;
+}
+[[nodiscard]] constexpr Piece piece_of(int sample, int tokens, int n, int piece) {
+  const int first = n * piece;
+  return {sample, first, std::min(piece, tokens - first), first + piece >= tokens};
+}
+
+// All pieces of all samples once, samples in random order, and again in another one.
+class PieceWalk {
+ public:
+  // lengths: tokens of each sample, at least one.
+  PieceWalk(std::vector<int> lengths, int piece, std::uint64_t seed)
+      : lengths_(std::move(lengths)), piece_(piece), seed_(seed) {
+    BISUP_EXPECTS(!lengths_.empty() && piece >= 1);
+    for (const int tokens : lengths_) {
+      BISUP_EXPECTS(tokens >= 1);
+      pass_ += pieces_of(tokens, piece);
+    }
+  }
+
+  [[nodiscard]] Piece at(int step) const {
+    const int count = static_cast<int>(lengths_.size());
+    int left = step % pass_, n = step / pass_ * count;
+    for (;; ++n) {
+      const int sample = shuffled(n, count, seed_);
+      const int tokens = lengths_[static_cast<std::size_t>(sample)];
+      if (left < pieces_of(tokens, piece_)) return piece_of(sample, tokens, left, piece_);
+      left -= pieces_of(tokens, piece_);
+    }
+  }
+
+ private:
+  std::vector<int> lengths_;
+  int piece_;
+  std::uint64_t seed_;
+  int pass_ = 0;  // pieces of one pass
+};
+
+}  // namespace bisup::tune
