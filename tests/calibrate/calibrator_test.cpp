@@ -217,12 +217,12 @@ TEST_CASE("samples of the last stage alone change no block before it, and are le
   CHECK(with.end_to_end.before == without.end_to_end.before);
   CHECK(with.end_to_end.training != without.end_to_end.training);
   // Their teacher is the float model: in floats there is nothing to learn from them either, nor
-  // from pieces of them, each behind those before it.
+  // from segments of them, each behind those before it.
   Recipe idle = *find_recipe("bisup_quarot");
   idle.tuning = {.rank = 4, .length = 64, .block_steps = 0, .end_to_end_steps = 13};
   idle.tuning.products = Products::floats, idle.tuning.biases = false;
-  for (const int piece : {64, 20}) {
-    idle.tuning.end_to_end_piece = piece;
+  for (const int segment : {64, 20}) {
+    idle.tuning.end_to_end_segment = segment;
     const auto exact = calibrated(idle, "W16A16KV16", samples, pool);
     CHECK(exact.end_to_end.before < 1e-4);
     for (const double loss : exact.end_to_end.training) CHECK(loss < 1e-4);

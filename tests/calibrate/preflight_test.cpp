@@ -83,16 +83,16 @@ TEST_CASE("memory and operations grow with what is asked for") {
   CHECK(together.tuning == tuned.tuning + 320 * 128 * 4);
   CHECK(together.tuning_operations == tuned.tuning_operations);
   CHECK(together.operations > tuned.operations);
-  // In longer crops a piece of 256 tokens reads keys and values of one head, 32 channels, of what
-  // was before it: twice, as they are read now and as the next piece will, and in both layers.
+  // In longer crops a segment of 256 tokens reads keys and values of one head, 32 channels, of what
+  // was before it: twice, as they are read now and as the next segment will, and in both layers.
   longer.longest_end_to_end = 320;
   const auto behind = cost_of(c, "W4A4KV4-g32", *find_recipe("bisup_quarot"), longer);
-  const auto pieces = behind.tuning - together.tuning;
+  const auto segments = behind.tuning - together.tuning;
   longer.longest_end_to_end = 400;
   const auto further = cost_of(c, "W4A4KV4-g32", *find_recipe("bisup_quarot"), longer);
   CHECK(further.tuning - behind.tuning ==
         80 * 2 * 2 * 4u * static_cast<unsigned>(c.layers * c.kv_heads * c.head_dim));
-  CHECK(pieces > further.tuning - behind.tuning);
+  CHECK(segments > further.tuning - behind.tuning);
   CHECK(further.tuning_operations > behind.tuning_operations);
   // Smoothing is learned in steps of its own; what learns nothing takes none.
   Recipe changed = *find_recipe("bisup_quarot");

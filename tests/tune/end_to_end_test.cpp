@@ -180,10 +180,10 @@ TEST_CASE("what has the rate 0 is not learned") {
 }
 
 // Nothing of the optimizer: only gradients, of the only sample.
-EndToEndOptions still(int steps, int piece) {
+EndToEndOptions still(int steps, int segment) {
   return {.phase = {.steps = steps, .evaluations = 1, .gradient_norm = 1e9},
           .rates = {.scales = 8e-3, .biases = 1e-3},
-          .piece = piece};
+          .segment = segment};
 }
 template <class T>
 std::vector<ParameterGroup<T>> at_rest(std::vector<ParameterGroup<T>> groups) {
@@ -200,17 +200,17 @@ std::vector<T> gradients(std::span<const ParameterGroup<T>> groups) {
   return all;
 }
 
-TEST_CASE("a sample read piece by piece has the divergence of one that is read at once") {
+TEST_CASE("a sample read segment by segment has the divergence of one that is read at once") {
   for (const int sinks : {0, 2, 6}) {
-    Model<double> whole(3), pieces(3);
+    Model<double> whole(3), segments(3);
     ThreadPool pool(2);
-    for (auto* model : {&whole, &pieces}) {
+    for (auto* model : {&whole, &segments}) {
       for (auto& block : model->blocks) block.cache.sinks = sinks;
     }
     auto one = whole.tuner(still(1, small::tokens), pool);
     const double expected = one.held_out_loss();
-    for (const int piece : {4, 3, 1}) {
-      auto other = pieces.tuner(still(1, piece), pool);
+    for (const int segment : {4, 3, 1}) {
+      auto other = segments.tuner(still(1, segment), pool);
       // Sums over other numbers of keys are added in another order.
       CHECK(other.held_out_loss() == Approx(expected).epsilon(1e-12));
       CHECK(other.held_out_loss() == Approx(expected).epsilon(1e-12));
@@ -218,7 +218,7 @@ TEST_CASE("a sample read piece by piece has the divergence of one that is read a
   }
 }
 
-TEST_CASE("a piece learns what it would behind a prompt of what was before it") {
+TEST_CASE("a segment learns what it would behind a prompt of what was before it") {
   ThreadPool pool(1);
   for (const bool keep : {false, true}) {
     Model<double> model(2);
@@ -265,7 +265,7 @@ TEST_CASE("a piece learns what it would behind a prompt of what was before it") 
 TEST_CASE("states are kept where a sample begins, and lead to the same end") {
   ThreadPool pool(1);
   const auto options = [] {
-    EndToEndOptions o{.phase = {.steps = 17, .evaluations = 4}, .piece = 4};
+    EndToEndOptions o{.phase = {.steps = 17, .evaluations = 4}, .segment = 4};
     return o;
   }();
   Model<float> whole(2);
@@ -277,7 +277,7 @@ TEST_CASE("states are kept where a sample begins, and lead to the same end") {
                                                  return true;
                                                }});
   }
-  // Three samples of three pieces: none of the states is inside of one.
+  // Three samples of three segments: none of the states is inside of one.
   REQUIRE(states.size() == 5);
   for (const auto& state : states) {
     CHECK(state.steps % 3 == 0);

@@ -208,14 +208,15 @@ struct BlockSizes {
   }
   const std::size_t teachers = f32 * (all * length + more) * sizes.hidden;
   const auto longest = static_cast<std::size_t>(std::max(tokens.length, tokens.longest_end_to_end));
-  const auto piece = std::min(static_cast<std::size_t>(recipe.tuning.end_to_end_piece), longest);
-  // Keys and values of a whole crop, as they are read and as the next piece will read them, and as
-  // that of a held-out one will.
-  const std::size_t times = length > piece ? 3 : longest > piece ? 2 : 0;
+  const auto segment =
+      std::min(static_cast<std::size_t>(recipe.tuning.end_to_end_segment), longest);
+  // Keys and values of a whole crop, as they are read and as the next segment will read them, and
+  // as that of a held-out one will.
+  const std::size_t times = length > segment ? 3 : longest > segment ? 2 : 0;
   const std::size_t behind = times * 2 * f32 * layers * longest * sizes.kv;
   if (recipe.tuning.tunes_model()) {
     cost.tuning = f32 * (layers * weights + table) + teachers + behind +
-                  f32 * piece * (layers * detail::activation_floats(c, recipe) + 3 * vocabulary);
+                  f32 * segment * (layers * detail::activation_floats(c, recipe) + 3 * vocabulary);
   }
   const std::size_t read = dequantized ? f32 * table : 0;
   const std::size_t read_stream =
@@ -241,8 +242,8 @@ struct BlockSizes {
   const std::size_t mean_crop =
       (crops * length * length + more * longest) / std::max<std::size_t>(crops * length + more, 1);
   const double together =
-      static_cast<double>(layers) * 4 * pass(std::min(piece, mean_crop), mean_crop) +
-      6.0 * static_cast<double>(std::min(piece, mean_crop)) * static_cast<double>(table);
+      static_cast<double>(layers) * 4 * pass(std::min(segment, mean_crop), mean_crop) +
+      6.0 * static_cast<double>(std::min(segment, mean_crop)) * static_cast<double>(table);
   cost.tuning_operations =
       static_cast<double>(layers) * recipe.tuning.block_phases() * recipe.tuning.block_steps *
           step +

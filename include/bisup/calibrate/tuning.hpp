@@ -29,7 +29,7 @@ struct Tuning {
   int length = 512;               // first tokens of each crop that blocks are tuned on
   int block_steps = 0;            // for each block, one crop a step
   int end_to_end_steps = 0;
-  int end_to_end_piece = 256;  // tokens that such a step learns from, behind those before them
+  int end_to_end_segment = 256;  // tokens that such a step learns from, behind those before them
   // Learned, beside the branches: clips of activations and cache, scales of weights, biases, norms.
   bool clips = true, scales = true, biases = true, norm_gains = true;
   bool smoothing = false;  // learned before the block is rounded, as many steps again

@@ -43,7 +43,7 @@ namespace detail {
 // Both by name, so that a new field that is not written down does not compile.
 [[nodiscard]] inline Json describe(const Tuning& tuning) {
   const auto& [rank, branch_bits, branch_energy, regression, branch_type, merged_rank, length,
-               block_steps, end_to_end_steps, end_to_end_piece, clips, scales, biases, norm_gains,
+               block_steps, end_to_end_steps, end_to_end_segment, clips, scales, biases, norm_gains,
                smoothing, branch_rate, end_to_end_branch_rate, clip_rate, scale_rate,
                end_to_end_scale_rate, bias_rate, gain_rate, smoothing_rate, products] = tuning;
   return {{"rank", rank},
@@ -55,7 +55,7 @@ namespace detail {
           {"length", length},
           {"block_steps", block_steps},
           {"end_to_end_steps", end_to_end_steps},
-          {"end_to_end_piece", end_to_end_piece},
+          {"end_to_end_segment", end_to_end_segment},
           {"clips", clips},
           {"scales", scales},
           {"biases", biases},

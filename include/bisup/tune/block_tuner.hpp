@@ -20,8 +20,8 @@
 #include <bisup/tune/loss.hpp>
 #include <bisup/tune/parameter_group.hpp>
 #include <bisup/tune/phase.hpp>
-#include <bisup/tune/piece_walk.hpp>
 #include <bisup/tune/rope_angles.hpp>
+#include <bisup/tune/segment_walk.hpp>
 #include <bisup/tune/simulated_block.hpp>
 
 namespace bisup::tune {

@@ -6,7 +6,7 @@
 // most of what tuning can give comes from. Only the blocks' inputs are kept on the way up; each
 // block is run again on the way down.
 //
-// A step learns from a piece of a sample, behind the keys and values that the pieces before it
+// A step learns from a segment of a sample, behind the keys and values that the segments before it
 // left: truncated backpropagation through time, as Transformer-XL (arXiv 1901.02860) has it. Far
 // positions are learned at the price of near ones, and have to be: rounded keys disturb attention
 // the more, the more of them there are.
@@ -28,8 +28,8 @@
 #include <bisup/tune/logit_loss.hpp>
 #include <bisup/tune/parameter_group.hpp>
 #include <bisup/tune/phase.hpp>
-#include <bisup/tune/piece_walk.hpp>
 #include <bisup/tune/rope_angles.hpp>
+#include <bisup/tune/segment_walk.hpp>
 #include <bisup/tune/simulated_block.hpp>
 #include <bisup/tune/weight_scales.hpp>
 
@@ -60,7 +60,7 @@ struct EndToEndOptions {
   PhaseOptions phase = {.steps = 100, .evaluations = 4, .adamw = end_to_end_adamw};
   EndToEndRates rates = {};
   std::uint64_t seed = 0;
-  int piece = 256;  // tokens that a step learns from
+  int segment = 256;  // tokens that a step learns from
   // Keeps what every block's backward pass needs instead of running the block again: a quarter
   // faster, for about 50 KB a token and block of SmolLM2's size.
   bool keep_activations = false;
@@ -84,7 +84,7 @@ class EndToEnd {
         held_out_(held_out),
         options_(options),
         pool_(pool),
-        walk_(lengths(training), options.piece, options.seed),
+        walk_(lengths(training), options.segment, options.seed),
         gradients_(blocks.size()),
         final_norm_gradient_(final_norm.size()),
         inputs_(blocks.size() + 1),
@@ -129,12 +129,12 @@ class EndToEnd {
     double sum = 0;
     for (const auto& sample : held_out_) {
       const int tokens = sample.teacher.rows();
-      for (int n = 0; n < pieces_of(tokens, options_.piece); ++n) {
-        const Piece piece = piece_of(0, tokens, n, options_.piece);
-        const TextSample<T> part = part_of(sample, piece);
-        begin_behind(piece, held_out_behind_);
-        run(part, piece.first, [&](std::size_t i) { end_behind(i, piece, held_out_behind_); });
-        sum += loss_(normed_.ref(), part.teacher, {}, pool_) * piece.tokens / tokens;
+      for (int n = 0; n < segments_of(tokens, options_.segment); ++n) {
+        const Segment segment = segment_of(0, tokens, n, options_.segment);
+        const TextSample<T> part = part_of(sample, segment);
+        begin_behind(segment, held_out_behind_);
+        run(part, segment.first, [&](std::size_t i) { end_behind(i, segment, held_out_behind_); });
+        sum += loss_(normed_.ref(), part.teacher, {}, pool_) * segment.tokens / tokens;
       }
     }
     return sum / static_cast<double>(held_out_.size());
@@ -170,34 +170,35 @@ class EndToEnd {
     for (const auto& sample : samples) all.push_back(sample.teacher.rows());
     return all;
   }
-  [[nodiscard]] static TextSample<T> part_of(const TextSample<T>& sample, const Piece& piece) {
-    return {sample.ids.subspan(static_cast<std::size_t>(piece.first),
-                               static_cast<std::size_t>(piece.tokens)),
-            sample.teacher.rows(piece.first, piece.tokens)};
+  [[nodiscard]] static TextSample<T> part_of(const TextSample<T>& sample, const Segment& segment) {
+    return {sample.ids.subspan(static_cast<std::size_t>(segment.first),
+                               static_cast<std::size_t>(segment.tokens)),
+            sample.teacher.rows(segment.first, segment.tokens)};
   }
 
-  // What a block's cache holds before a piece: the stored prompt and the pieces before it, as they
-  // are read. No gradient goes there.                      [prompt + tokens, kv_heads * head_dim]
+  // What a block's cache holds before a segment: the stored prompt and the segments before it, as
+  // they are read. No gradient goes there.                      [prompt + tokens, kv_heads *
+  // head_dim]
   struct Behind {
     Matrix<T> keys, values;
-    int sinks = 0;  // first tokens of the piece that are
+    int sinks = 0;  // first tokens of the segment that are
   };
   void exchange(std::size_t block, Behind& behind) {
     std::swap(blocks_[block].cache.prompt_keys, behind.keys);
     std::swap(blocks_[block].cache.prompt_values, behind.values);
     std::swap(blocks_[block].cache.sinks, behind.sinks);
   }
-  // All of a block's passes over a piece are between these two.
-  void begin_behind(const Piece& piece, std::vector<Behind>& behind) {
-    for (std::size_t i = 0; i < blocks_.size() && piece.first > 0; ++i) {
-      behind[i].sinks = std::max(0, blocks_[i].cache.sinks - piece.first);
+  // All of a block's passes over a segment are between these two.
+  void begin_behind(const Segment& segment, std::vector<Behind>& behind) {
+    for (std::size_t i = 0; i < blocks_.size() && segment.first > 0; ++i) {
+      behind[i].sinks = std::max(0, blocks_[i].cache.sinks - segment.first);
       exchange(i, behind[i]);
-      BISUP_EXPECTS(blocks_[i].cache.prompt() >= piece.first);
+      BISUP_EXPECTS(blocks_[i].cache.prompt() >= segment.first);
     }
   }
-  void end_behind(std::size_t block, const Piece& piece, std::vector<Behind>& behind) {
-    if (piece.first > 0) exchange(block, behind[block]);
-    if (piece.last) return;
+  void end_behind(std::size_t block, const Segment& segment, std::vector<Behind>& behind) {
+    if (segment.first > 0) exchange(block, behind[block]);
+    if (segment.last) return;
     std::swap(behind[block].keys, activations(block).keys);
     std::swap(behind[block].values, activations(block).values);
   }
@@ -219,16 +220,17 @@ class EndToEnd {
   }
 
   double learn(int step, const Wanted& wanted) {
-    const Piece piece = walk_.at(step);
-    const TextSample<T> part = part_of(training_[static_cast<std::size_t>(piece.sample)], piece);
-    begin_behind(piece, behind_);
-    run(part, piece.first, [](std::size_t) {});
+    const Segment segment = walk_.at(step);
+    const TextSample<T> part =
+        part_of(training_[static_cast<std::size_t>(segment.sample)], segment);
+    begin_behind(segment, behind_);
+    run(part, segment.first, [](std::size_t) {});
     g_.resize(normed_.rows(), normed_.cols());
     const double loss = loss_(normed_.ref(), part.teacher, g_.ref(), pool_);
     std::fill(final_norm_gradient_.begin(), final_norm_gradient_.end(), T(0));
     rms_norm_gradient<T>(std::as_const(inputs_.back()).ref(), final_norm_, norm_eps(), g_.ref(),
                          g_.ref(), final_norm_gradient_, inverse_roots_, pool_);
-    const auto at = angles_.rows(piece.first, piece.tokens);
+    const auto at = angles_.rows(segment.first, segment.tokens);
     for (std::size_t i = blocks_.size(); i-- > 0;) {
       BlockActivations<T>& a = activations(i);
       if (!options_.keep_activations) forward<T>(blocks_[i], at, input(i), a, {}, pool_);
@@ -236,7 +238,7 @@ class EndToEnd {
       Wanted here = wanted;
       here.input = i > 0;
       backward<T>(blocks_[i], at, a, g_.ref(), here, gradients_[i], scratch_, pool_);
-      end_behind(i, piece, behind_);
+      end_behind(i, segment, behind_);
     }
     return loss;
   }
@@ -249,7 +251,7 @@ class EndToEnd {
   std::span<const TextSample<T>> training_, held_out_;
   EndToEndOptions options_;
   ThreadPool& pool_;
-  PieceWalk walk_;
+  SegmentWalk walk_;
   std::vector<BlockGradient<T>> gradients_;
   std::vector<T> final_norm_gradient_, inverse_roots_;
   std::vector<Matrix<T>> inputs_;  // of each block, and of the final norm

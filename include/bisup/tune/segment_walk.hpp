@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // In which order are samples learned from? Each pass over them in another one; and where a step
-// takes only a piece of a sample, its pieces one after the other, so that each can be read behind
-// what those before it left in the cache.
+// takes only a segment of a sample, its segments one after the other, so that each can be read
+// behind what those before it left in the cache.
 
 #include <algorithm>
 #include <cstdint>
@@ -30,49 +30,49 @@ namespace bisup::tune {
 }
 
 // Tokens [first, first + tokens) of a sample.
-struct Piece {
+struct Segment {
   int sample = 0, first = 0, tokens = 0;
   bool last = true;  // of its sample
 };
 
-// The pieces of a sample of so many tokens: all of `piece` tokens but the last.
-[[nodiscard]] constexpr int pieces_of(int tokens, int piece) {
-  return (tokens + piece - 1) / piece;
+// The segments of a sample of so many tokens: all of `segment` tokens but the last.
+[[nodiscard]] constexpr int segments_of(int tokens, int segment) {
+  return (tokens + segment - 1) / segment;
 }
-[[nodiscard]] constexpr Piece piece_of(int sample, int tokens, int n, int piece) {
-  const int first = n * piece;
-  return {sample, first, std::min(piece, tokens - first), first + piece >= tokens};
+[[nodiscard]] constexpr Segment segment_of(int sample, int tokens, int n, int segment) {
+  const int first = n * segment;
+  return {sample, first, std::min(segment, tokens - first), first + segment >= tokens};
 }
 
-// All pieces of all samples once, samples in random order, and again in another one.
-class PieceWalk {
+// All segments of all samples once, samples in random order, and again in another one.
+class SegmentWalk {
  public:
   // lengths: tokens of each sample, at least one.
-  PieceWalk(std::vector<int> lengths, int piece, std::uint64_t seed)
-      : lengths_(std::move(lengths)), piece_(piece), seed_(seed) {
-    BISUP_EXPECTS(!lengths_.empty() && piece >= 1);
+  SegmentWalk(std::vector<int> lengths, int segment, std::uint64_t seed)
+      : lengths_(std::move(lengths)), segment_(segment), seed_(seed) {
+    BISUP_EXPECTS(!lengths_.empty() && segment >= 1);
     for (const int tokens : lengths_) {
       BISUP_EXPECTS(tokens >= 1);
-      pass_ += pieces_of(tokens, piece);
+      pass_ += segments_of(tokens, segment);
     }
   }
 
-  [[nodiscard]] Piece at(int step) const {
+  [[nodiscard]] Segment at(int step) const {
     const int count = static_cast<int>(lengths_.size());
     int left = step % pass_, n = step / pass_ * count;
     for (;; ++n) {
       const int sample = shuffled(n, count, seed_);
       const int tokens = lengths_[static_cast<std::size_t>(sample)];
-      if (left < pieces_of(tokens, piece_)) return piece_of(sample, tokens, left, piece_);
-      left -= pieces_of(tokens, piece_);
+      if (left < segments_of(tokens, segment_)) return segment_of(sample, tokens, left, segment_);
+      left -= segments_of(tokens, segment_);
     }
   }
 
  private:
   std::vector<int> lengths_;
-  int piece_;
+  int segment_;
   std::uint64_t seed_;
-  int pass_ = 0;  // pieces of one pass
+  int pass_ = 0;  // segments of one pass
 };
 
 }  // namespace bisup::tune
