@@ -123,6 +123,7 @@
 #include <bisup/tune/rope_angles.hpp>
 #include <bisup/tune/rounding_tape.hpp>
 #include <bisup/tune/schedule.hpp>
+#include <bisup/tune/segment_walk.hpp>
 #include <bisup/tune/simulated_block.hpp>
 #include <bisup/tune/soft_smoothing.hpp>
 #include <bisup/tune/straight_through.hpp>
