@@ -1024,7 +1024,7 @@ def test_resume():
                 check([json.loads(line)["layer"] for line in file] == [0, 1, 2, 3], "the log")
         # In the end-to-end stage, which is most of this run.
         tuned = [word if word != "quarot" else "bisup_quarot" for word in CALIBRATE]
-        tuned += ["--rank", "2", "--block-steps", "1", "--end-to-end", "80", "--end-to-end-samples", "3", "-o", path]
+        tuned += ["--rank", "2", "--block-steps", "1", "--end-to-end", "80", "--end-to-end-tokens", "1500", "-o", path]
         start = time.monotonic()
         told = ask(*tuned)
         check(0 < told["end_to_end_best"] <= told["end_to_end_before"] and 0 <= told["end_to_end_step"] <= 80, told)
