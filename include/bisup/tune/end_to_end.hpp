@@ -8,8 +8,8 @@
 //
 // A step learns from a segment of a sample, behind the keys and values that the segments before it
 // left: truncated backpropagation through time, as Transformer-XL (arXiv 1901.02860) has it. Far
-// positions are learned at the price of near ones, and have to be: rounded keys disturb attention
-// the more, the more of them there are.
+// positions cost what near ones do but for attention, and have to be learned: rounded keys disturb
+// it the more, the more of them there are.
 
 #include <algorithm>
 #include <cmath>
@@ -177,11 +177,10 @@ class EndToEnd {
   }
 
   // What a block's cache holds before a segment: the stored prompt and the segments before it, as
-  // they are read. No gradient goes there.                      [prompt + tokens, kv_heads *
-  // head_dim]
+  // they are read. No gradient goes there.
   struct Behind {
-    Matrix<T> keys, values;
-    int sinks = 0;  // first tokens of the segment that are
+    Matrix<T> keys, values;  // [prompt + tokens, kv_heads * head_dim]
+    int sinks = 0;           // first tokens of the segment that stay exact
   };
   void exchange(std::size_t block, Behind& behind) {
     std::swap(blocks_[block].cache.prompt_keys, behind.keys);
