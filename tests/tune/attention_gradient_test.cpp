@@ -101,4 +101,54 @@ TEST_CASE("its gradients through several tiles are those of finite differences")
   }
 }
 
+// One token draws nine tenths of the attention and has nothing to say; the others share the rest.
+TEST_CASE("in words attention loses nothing of the many that weigh little") {
+  constexpr BlockShape one{.heads = 1, .kv_heads = 1, .head_dim = 4};
+  constexpr int all = 2 * query_tile;
+  Matrix<float> q(all, 4), keys(all, 4), values(all, 4), weights(all, 4);
+  Random random(7);
+  for (int t = 0; t < all; ++t) {
+    for (int i = 0; i < 4; ++i) {
+      q(t, i) = 2 + 0.1f * static_cast<float>(random.normal());
+      keys(t, i) = t == 0 ? 1 : 0.1f * static_cast<float>(random.normal());
+      values(t, i) = t == 0 ? 0 : 1 + 0.1f * static_cast<float>(random.normal());
+      weights(t, i) = static_cast<float>(random.normal());
+    }
+  }
+  ThreadPool pool(2);
+  AttentionScratch<float> scratch;
+  struct Result {
+    Matrix<float> out{all, 4}, dq{all, 4}, dk{all, 4}, dv{all, 4};
+  };
+  const auto in = [&](Products products) {
+    Result r;
+    const AttendedRows<float> rows{keys.ref(), values.ref(), {}, {}, 0, products};
+    attend<float>(one, q.ref(), rows, r.out.ref(), scratch, pool);
+    attend_gradient<float>(one, q.ref(), rows, weights.ref(), r.dq.ref(),
+                           {r.dk.ref(), r.dv.ref(), {}, {}}, scratch, pool);
+    return r;
+  };
+  const Result floats = in(Products::floats), words = in(Products::words);
+  // A word is off by half a level of 2896 at most, so a score of four products of at most 2.5 by 1
+  // by 4 * 2.5 / 2896 = 0.0035, a weight by e^0.007 - 1, and an output by that of itself.
+  for (int t = 0; t < all; ++t) {
+    for (int i = 0; i < 4; ++i)
+      REQUIRE(std::fabs(words.out(t, i) - floats.out(t, i)) <= 0.008f * floats.out(t, i));
+  }
+  // Gradients sum rounded products of both signs: compared as a whole, by the same share.
+  const auto apart = [](const Matrix<float>& a, const Matrix<float>& b) {
+    double error = 0, size = 0;
+    for (int t = 0; t < all; ++t) {
+      for (int i = 0; i < 4; ++i)
+        error += std::pow(a(t, i) - b(t, i), 2), size += std::pow(b(t, i), 2);
+    }
+    return std::sqrt(error / size);
+  };
+  CHECK(apart(words.dq, floats.dq) < 0.008);
+  CHECK(apart(words.dk, floats.dk) < 0.008);
+  CHECK(apart(words.dv, floats.dv) < 0.008);
+  const bool has_words = word_gemm_kernel().multiply != dense_gemm_kernel().multiply;
+  CHECK((apart(words.dk, floats.dk) > 0) == has_words);
+}
+
 }  // namespace

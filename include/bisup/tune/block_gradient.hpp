@@ -76,7 +76,8 @@ namespace detail {
 // What queries attend to after a forward pass.
 template <class T>
 AttendedRows<T> attended_rows(const SimulatedBlock<T>& block, const BlockActivations<T>& a) {
-  return {a.keys.ref(), a.values.ref(), a.k.ref(), a.v.ref(), block.cache.recent};
+  return {a.keys.ref(), a.values.ref(),     a.k.ref(),
+          a.v.ref(),    block.cache.recent, block.attention_products};
 }
 
 // Heads as rows, for the norms of queries and keys.

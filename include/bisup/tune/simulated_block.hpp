@@ -145,12 +145,14 @@ struct SimulatedBlock {
   SimulatedNorm<T> attention_norm, mlp_norm;  // [hidden]
   SimulatedNorm<T> query_norm, key_norm;      // [head_dim], or empty
   SimulatedCache<T> cache;
+  Products attention_products = Products::floats;
   bool branch_reads_rounded = false;  // branches read their input after it was rounded
 };
 
-// All linears multiply in words, or in floats, from now on.
+// All linears and attention multiply in words, or in floats, from now on.
 template <class T>
 void multiply_in(SimulatedBlock<T>& block, Products products) {
+  block.attention_products = products;
   for (SimulatedLinear<T>& linear : block.linears) linear.products = products;
 }
 
