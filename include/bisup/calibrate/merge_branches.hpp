@@ -36,8 +36,7 @@ template <class T>
   detail::round_weights(block, start, pool);
   tune::multiply_in(block, tuning.products);
   const TuningData<T> data(streams, tuning.length);
-  const int prompt = block.cache.prompt();
-  const tune::RopeAngleTable<T> angles(config, prompt, tuning.length);
+  const tune::RopeAngleTable<T> angles(config, block.cache.prompt(), tuning.length);
   // A reads where the rounding costs most, and B = 0: the start is the block without branches.
   for (std::size_t i = 0; i < block.linears.size(); ++i) {
     auto& linear = block.linears[i];
@@ -53,10 +52,8 @@ template <class T>
     linear.b = Matrix<T>(linear.out(), linear.a.rows());
     for (int r = 0; r < linear.b.rows(); ++r) std::ranges::fill(linear.b.row(r), T(0));
   }
-  tune::BlockTunerOptions options;
-  options.phase.steps = tuning.block_steps;
-  options.loss.skipped.first = prompt == 0;
-  tune::BlockTuner<T> tuner(block, angles.view(), data.training, data.held_out, options, pool);
+  tune::BlockTuner<T> tuner(block, angles.view(), data.training, data.held_out,
+                            block_tuner_options(block, tuning), pool);
   const auto group = tune::low_rank(block, tuner.gradient(), tuning.branch_rate);
   const auto phase = tuner.run_phase(std::span<const tune::ParameterGroup<T>>(&group, 1));
   detail::round_weights(block, start, pool);  // other weights, other clips

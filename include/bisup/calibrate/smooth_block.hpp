@@ -74,10 +74,8 @@ template <class T>
   const TuningData<T> data(streams, tuning.length);
   const int prompt = block.cache.prompt();
   const tune::RopeAngleTable<T> angles(config, prompt, tuning.length);
-  tune::BlockTunerOptions options;
-  options.phase.steps = tuning.block_steps;
-  options.loss.skipped.first = prompt == 0;
-  tune::BlockTuner<T> tuner(block, angles.view(), data.training, data.held_out, options, pool);
+  tune::BlockTuner<T> tuner(block, angles.view(), data.training, data.held_out,
+                            block_tuner_options(block, tuning), pool);
   const double plain = tuner.held_out_loss();
 
   std::deque<tune::SoftSmoothing<T>> sites;  // whose groups point into them

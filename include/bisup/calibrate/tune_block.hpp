@@ -25,13 +25,11 @@ template <class T>
 tune::PhaseReport tune_block(tune::SimulatedBlock<T>& block, const tune::RopeAngles<T>& angles,
                              const TuningData<T>& data, const Tuning& tuning, std::uint64_t seed,
                              ThreadPool& pool) {
-  tune::BlockTunerOptions options;
-  options.phase.steps = tuning.block_steps, options.seed = seed;
-  options.loss.skipped.first = block.cache.prompt() == 0;
   tune::multiply_in(block, tuning.products);
   if (tuning.scales) tune::begin_scales(block);
   if (tuning.biases) tune::begin_biases(block);
-  tune::BlockTuner<T> tuner(block, angles, data.training, data.held_out, options, pool);
+  tune::BlockTuner<T> tuner(block, angles, data.training, data.held_out,
+                            block_tuner_options(block, tuning, seed), pool);
   std::vector<tune::ParameterGroup<T>> groups;
   if (tuning.rank > 0)
     groups.push_back(tune::low_rank(block, tuner.gradient(), tuning.branch_rate));

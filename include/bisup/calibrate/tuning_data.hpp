@@ -5,11 +5,14 @@
 // block, and of the float stream behind it.
 
 #include <algorithm>
+#include <cstdint>
 #include <vector>
 
 #include <bisup/calibrate/stream.hpp>
+#include <bisup/calibrate/tuning.hpp>
 #include <bisup/core/matrix.hpp>
 #include <bisup/tune/block_tuner.hpp>
+#include <bisup/tune/simulated_block.hpp>
 
 namespace bisup {
 
@@ -67,5 +70,16 @@ struct TuningData {
     return std::min(s.crops + 4, s.inputs.samples());
   }
 };
+
+// A text's first token, whose outliers would be all of the loss, is skipped unless it is stored.
+template <class T>
+[[nodiscard]] tune::BlockTunerOptions block_tuner_options(const tune::SimulatedBlock<T>& block,
+                                                          const Tuning& tuning,
+                                                          std::uint64_t seed = 0) {
+  tune::BlockTunerOptions options;
+  options.phase.steps = tuning.block_steps, options.seed = seed;
+  options.loss.skipped.first = block.cache.prompt() == 0;
+  return options;
+}
 
 }  // namespace bisup
