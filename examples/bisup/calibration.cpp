@@ -157,6 +157,7 @@ Result<CalibrationData> read_calibration(const CalibrationOptions& options,
                                {"samples", options.samples.samples},
                                {"end_to_end_samples", samples->end_to_end.size()},
                                {"end_to_end_tokens", samples->end_to_end_tokens()},
+                               {"end_to_end_length", cut.end_to_end_length},
                                {"length", cut.length},
                                {"held_out", cut.held_out},
                                {"seed", cut.seed}};
