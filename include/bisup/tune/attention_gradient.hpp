@@ -146,7 +146,7 @@ namespace detail {
 template <class T>
 struct HeadTile {
   int prompt = 0, first = 0, count = 0, visible = 0, recent = 0, band_first = 0;
-  Products in = Products::floats;
+  Products multiplied_in = Products::floats;
   MatrixRef<const T> queries;                 // [count, head_dim]
   MatrixRef<const T> keys, values;            // [visible, head_dim]
   MatrixRef<const T> band_keys, band_values;  // [band, head_dim]
@@ -159,7 +159,7 @@ struct HeadTile {
     first = tile * query_tile, count = std::min(query_tile, tokens - first);
     visible = prompt + first + count;
     recent = rows.recent, band_first = std::max(0, first - recent + 1);
-    in = rows.products;
+    multiplied_in = rows.products;
     queries = all_queries.rows(first, count).cols(head * d, d);
     keys = rows.keys.rows(0, visible).cols(from, d);
     values = rows.values.rows(0, visible).cols(from, d);
@@ -181,10 +181,10 @@ struct HeadTile {
   void products(MatrixRef<const T> a, MatrixRef<const T> b, MatrixRef<const T> b_band,
                 Matrix<T>& out, Matrix<T>& scratch, ThreadPool& pool) const {
     out.resize(count, visible);
-    multiply_transposed(a, b, out.ref(), Into::replace, pool, in);
+    multiply_transposed(a, b, out.ref(), Into::replace, pool, multiplied_in);
     if (recent == 0) return;
     scratch.resize(count, band());
-    multiply_transposed(a, b_band, scratch.ref(), Into::replace, pool, in);
+    multiply_transposed(a, b_band, scratch.ref(), Into::replace, pool, multiplied_in);
     over_band([&](int r, int column, int columns) {
       std::copy_n(scratch.row(r).data() + column, columns, in_band(out.ref(), r, column));
     });
@@ -289,11 +289,11 @@ void attend_gradient(const BlockShape& shape, MatrixRef<const T> queries,
       const auto give = [&](const Matrix<T>& part, MatrixRef<const T> from, Matrix<T>& to,
                             Matrix<T>& to_recent) {
         transposed_multiply(part.ref().cols(tile.prompt, seen), from, of_head(to).rows(0, seen),
-                            into, pool, tile.in);
+                            into, pool, tile.multiplied_in);
         if (!recent) return;
         transposed_multiply(std::as_const(mine.band).ref(), from,
                             of_head(to_recent).rows(tile.band_first, tile.band()), Into::add, pool,
-                            tile.in);
+                            tile.multiplied_in);
       };
       tile.weights(mine.weights, mine.band, pool);
       if (recent) tile.split(mine.weights.ref(), mine.band);

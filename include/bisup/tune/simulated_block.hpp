@@ -145,8 +145,8 @@ struct SimulatedBlock {
   SimulatedNorm<T> attention_norm, mlp_norm;  // [hidden]
   SimulatedNorm<T> query_norm, key_norm;      // [head_dim], or empty
   SimulatedCache<T> cache;
-  Products attention_products = Products::floats;
-  bool branch_reads_rounded = false;  // branches read their input after it was rounded
+  Products attention_products = Products::floats;  // see AttendedRows
+  bool branch_reads_rounded = false;               // branches read their input after it was rounded
 };
 
 // All linears and attention multiply in words, or in floats, from now on.
