@@ -16,17 +16,23 @@
 
 namespace bisup::tune {
 
-// Sample `n` of an endless walk through `count` samples: every pass is a permutation of its own.
-[[nodiscard]] inline int shuffled(int n, int count, std::uint64_t seed) {
-  BISUP_EXPECTS(n >= 0 && count > 0);
+// The samples of one pass: every pass is a permutation of its own.
+[[nodiscard]] inline std::vector<int> order_of_pass(int pass, int count, std::uint64_t seed) {
+  BISUP_EXPECTS(pass >= 0 && count > 0);
   std::vector<int> order(static_cast<std::size_t>(count));
   std::iota(order.begin(), order.end(), 0);
-  Random random(seed, static_cast<std::uint64_t>(n / count));
+  Random random(seed, static_cast<std::uint64_t>(pass));
   for (int i = count - 1; i > 0; --i) {
     const auto j = random.below(static_cast<std::uint32_t>(i + 1));
     std::swap(order[static_cast<std::size_t>(i)], order[j]);
   }
-  return order[static_cast<std::size_t>(n % count)];
+  return order;
+}
+
+// Sample `n` of an endless walk through `count` samples.
+[[nodiscard]] inline int shuffled(int n, int count, std::uint64_t seed) {
+  BISUP_EXPECTS(n >= 0 && count > 0);
+  return order_of_pass(n / count, count, seed)[static_cast<std::size_t>(n % count)];
 }
 
 // Tokens [first, first + tokens) of a sample.
@@ -58,14 +64,14 @@ class SegmentWalk {
   }
 
   [[nodiscard]] Segment at(int step) const {
-    const int count = static_cast<int>(lengths_.size());
-    int left = step % pass_, n = step / pass_ * count;
-    for (;; ++n) {
-      const int sample = shuffled(n, count, seed_);
-      const int tokens = lengths_[static_cast<std::size_t>(sample)];
-      if (left < segments_of(tokens, segment_)) return segment_of(sample, tokens, left, segment_);
-      left -= segments_of(tokens, segment_);
-    }
+    BISUP_EXPECTS(step >= 0);
+    const auto order = order_of_pass(step / pass_, static_cast<int>(lengths_.size()), seed_);
+    const auto tokens = [&](int sample) { return lengths_[static_cast<std::size_t>(sample)]; };
+    auto sample = order.begin();
+    int left = step % pass_;  // below pass_: the samples of a pass do not run out
+    while (left >= segments_of(tokens(*sample), segment_))
+      left -= segments_of(tokens(*sample++), segment_);
+    return segment_of(*sample, tokens(*sample), left, segment_);
   }
 
  private:
