@@ -229,6 +229,28 @@ TEST_CASE("samples of the last stage alone change no block before it, and are le
   }
 }
 
+TEST_CASE("the last stage learns slower where its divergence is small for the weights' grid") {
+  ThreadPool pool(2);
+  const Samples samples = test::tiny_samples(4, 64);
+  Recipe recipe = *find_recipe("bisup_gptq");
+  recipe.tuning = {.rank = 4, .length = 64, .block_steps = 0, .end_to_end_steps = 4};
+  const auto from = [&](double nats) {
+    recipe.tuning.full_rate_divergence = nats;
+    return calibrated(recipe, "W3A3KV3-g32", samples, pool).end_to_end;
+  };
+  const auto full = from(0);
+  const double threshold = full.before / 0.25;  // the largest code of 3 bits is four steps
+  CHECK(from(threshold).training == full.training);
+  const auto slower = from(2 * threshold);
+  CHECK(slower.before == full.before);
+  CHECK(slower.training[0] == full.training[0]);
+  CHECK(slower.training[1] != full.training[1]);
+  // A millionth of the rates is next to nothing learned.
+  const auto idle = from(1e6 * threshold);
+  for (const double loss : idle.held_out) CHECK(loss == Approx(idle.before).epsilon(1e-3));
+  CHECK(full.held_out.back() != Approx(full.before).epsilon(1e-2));
+}
+
 TEST_CASE("branches merged into weights cost no bits, and no block is worse for them") {
   ThreadPool pool(2);
   const Samples samples = test::tiny_samples(8, 96);

@@ -100,6 +100,24 @@ TEST_CASE(
   CHECK(broken.x == std::vector<double>{3, -2});
 }
 
+TEST_CASE("where there is less to gain a phase learns slower") {
+  const auto first_step = [](double full_rate_loss) {
+    Bowl bowl(0.1);
+    double moved = 0;
+    (void)bowl.run({.steps = 2, .schedule = {0, 1}, .full_rate_loss = full_rate_loss},
+                   {[&](int step) {
+                      if (step == 1) moved = 3 - bowl.x[0];
+                      return bowl.learn();
+                    },
+                    [&] { return bowl.loss(); }});
+    return moved;
+  };
+  // It begins at 13; the first step of AdamW has the length of its rate, but for its epsilon.
+  CHECK(first_step(0) == Approx(0.1).epsilon(1e-6));
+  CHECK(first_step(13) == Approx(0.1).epsilon(1e-6));
+  CHECK(first_step(52) == Approx(0.025).epsilon(1e-6));
+}
+
 TEST_CASE("held-out data that are not finite are never the best") {
   Bowl bowl(0.5);
   int calls = 0;
@@ -150,7 +168,7 @@ TEST_CASE("parameters are spread anew after what is not finite, at states and at
 }
 
 TEST_CASE("a phase that is stopped at any state and begun again ends with the same bits") {
-  const PhaseOptions options{.steps = 23, .evaluations = 5};
+  const PhaseOptions options{.steps = 23, .evaluations = 5, .full_rate_loss = 100};
   // Step 9 is not finite, so that recoveries and forgotten means are part of states.
   const auto run = [&](Bowl& bowl, const PhaseMemory<double>& memory) {
     bowl.goal = {-1, 4};

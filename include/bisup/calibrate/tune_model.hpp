@@ -72,6 +72,7 @@ Result<tune::PhaseReport> tune_model(llama::Model& model, const Samples& samples
   tune::EndToEndOptions options;
   options.phase.steps = tuning.end_to_end_steps, options.seed = seed,
   options.segment = tuning.end_to_end_segment, options.keep_activations = true;
+  options.phase.full_rate_loss = tuning.full_rate_divergence * tune::grid_step(blocks.front());
   options.rates = {.low_rank = tuning.rank > 0 ? tuning.end_to_end_branch_rate : 0,
                    .clips = tuning.clips ? tuning.clip_rate : 0,
                    .norm_gains = tuning.norm_gains ? tuning.gain_rate : 0,

@@ -45,7 +45,8 @@ namespace detail {
   const auto& [rank, branch_bits, branch_energy, regression, branch_type, merged_rank, length,
                block_steps, end_to_end_steps, end_to_end_segment, clips, scales, biases, norm_gains,
                smoothing, branch_rate, end_to_end_branch_rate, clip_rate, scale_rate,
-               end_to_end_scale_rate, bias_rate, gain_rate, smoothing_rate, products] = tuning;
+               end_to_end_scale_rate, bias_rate, gain_rate, smoothing_rate, full_rate_divergence,
+               products] = tuning;
   return {{"rank", rank},
           {"branch_bits", branch_bits},
           {"branch_energy", branch_energy},
@@ -69,6 +70,7 @@ namespace detail {
           {"bias_rate", bias_rate},
           {"gain_rate", gain_rate},
           {"smoothing_rate", smoothing_rate},
+          {"full_rate_divergence", full_rate_divergence},
           {"products", products == Products::words ? "words" : "floats"}};
 }
 

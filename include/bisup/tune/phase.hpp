@@ -28,6 +28,10 @@ struct PhaseOptions {
   AdamWOptions adamw = {};
   double gradient_norm = 1;  // over all groups
   int recoveries = 3;        // from what is not finite, at most
+  // Where the held-out loss begins below this, rates are in proportion to it. AdamW's steps are as
+  // long as their rate says however little there is to gain, and what one crop says of it is mostly
+  // chance: below, that is what parameters would follow.
+  double full_rate_loss = 0;
 };
 
 struct PhaseReport {
@@ -71,7 +75,7 @@ struct PhaseState {
   int steps = 0;                 // taken
   int evaluated = 0;             // how often held-out data have been asked meanwhile
   int updates = 0;               // by the optimizer since it last forgot
-  double slower = 1;             // the rates' share that recoveries left
+  double slower = 1;             // the rates' share that the loss before and recoveries left
   std::vector<T> values, best;   // the parameters, and the best of them so far
   std::vector<T> first, second;  // AdamW's means; empty before the first update
   PhaseReport report = {};
@@ -217,6 +221,8 @@ PhaseReport run_phase(std::span<const ParameterGroup<T>> groups, const PhaseOpti
     spread(false);
     report.before = report.best = held_out();
     report.held_out.push_back(report.best);
+    if (report.before < options.full_rate_loss)
+      state.slower = report.before / options.full_rate_loss;
     detail::take(groups, state.best);
   }
   const auto next_kept = [&] { return (state.steps / memory.every + 1) * memory.every; };
