@@ -172,8 +172,11 @@ struct QuantizeCommand {
     const auto done = with_store(*source, parsed, chosen, *data, options, pool);
     if (!done) return about(done.error(), common.model);
     if (!common.json && !done->end_to_end.held_out.empty()) {
-      fmt::print(stderr, "end to end: KL on held-out crops {:.4f} -> {:.4f} after {} steps\n",
-                 done->end_to_end.before, done->end_to_end.best, done->end_to_end.best_step);
+      fmt::print(stderr,
+                 "end to end: KL on held-out crops {:.4f} -> {:.4f} after {} steps at {:.0f} % of "
+                 "the rates\n",
+                 done->end_to_end.before, done->end_to_end.best, done->end_to_end.best_step,
+                 100 * done->end_to_end.rates);
     }
     return save(done->model, source->tokenizer,
                 {.recipe = recipe.method,
@@ -305,6 +308,7 @@ struct QuantizeCommand {
              {"end_to_end_before", tuned ? Json(together.before) : Json()},
              {"end_to_end_best", tuned ? Json(together.best) : Json()},
              {"end_to_end_step", tuned ? Json(together.best_step) : Json()},
+             {"end_to_end_rates", tuned ? Json(together.rates) : Json()},
              {"end_to_end_held_out", together.held_out},
              {"end_to_end_training", together.training_means()},
              {"seconds", clock.seconds()}});

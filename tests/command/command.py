@@ -1029,6 +1029,7 @@ def test_resume():
         told = ask(*tuned)
         check(0 < told["end_to_end_best"] <= told["end_to_end_before"] and 0 <= told["end_to_end_step"] <= 80, told)
         check(told["end_to_end_best"] == min(told["end_to_end_held_out"]), told)
+        check(0 < told["end_to_end_rates"] <= 1, told)
         check(len(told["end_to_end_training"]) == len(told["end_to_end_held_out"]) - 1, told)
         tuned_took, tuned_whole, kept = time.monotonic() - start, content(path), 0
         state = os.path.join(work, "tuning-0004.safetensors")

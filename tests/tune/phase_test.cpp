@@ -1,5 +1,6 @@
 // Copyright the bisup authors
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <bisup/tune/phase.hpp>
 #include <cmath>
 #include <limits>
@@ -100,22 +101,32 @@ TEST_CASE(
   CHECK(broken.x == std::vector<double>{3, -2});
 }
 
-TEST_CASE("where there is less to gain a phase learns slower") {
+TEST_CASE("where there is less to gain a phase learns slower and says so") {
   const auto first_step = [](double full_rate_loss) {
     Bowl bowl(0.1);
     double moved = 0;
-    (void)bowl.run({.steps = 2, .schedule = {0, 1}, .full_rate_loss = full_rate_loss},
-                   {[&](int step) {
-                      if (step == 1) moved = 3 - bowl.x[0];
-                      return bowl.learn();
-                    },
-                    [&] { return bowl.loss(); }});
+    const auto report = bowl.run({.steps = 2, .schedule = {0, 1}, .full_rate_loss = full_rate_loss},
+                                 {[&](int step) {
+                                    if (step == 1) moved = 3 - bowl.x[0];
+                                    return bowl.learn();
+                                  },
+                                  [&] { return bowl.loss(); }});
+    CHECK(report.rates == std::min(1.0, 13 / full_rate_loss));
     return moved;
   };
   // It begins at 13; the first step of AdamW has the length of its rate, but for its epsilon.
   CHECK(first_step(0) == Approx(0.1).epsilon(1e-6));
   CHECK(first_step(13) == Approx(0.1).epsilon(1e-6));
   CHECK(first_step(52) == Approx(0.025).epsilon(1e-6));
+}
+
+TEST_CASE("where there is nothing to gain a phase takes no step") {
+  Bowl there(0.1);
+  there.goal = there.x;
+  const auto report = there.run({.steps = 9, .full_rate_loss = 1},
+                                {[&](int) { return there.learn(); }, [&] { return there.loss(); }});
+  CHECK(report.training.empty());
+  CHECK(report.held_out == std::vector<double>{0});
 }
 
 TEST_CASE("held-out data that are not finite are never the best") {
@@ -195,6 +206,7 @@ TEST_CASE("a phase that is stopped at any state and begun again ends with the sa
     CHECK(rest.held_out == report.held_out);
     CHECK(rest.best == report.best);
     CHECK(rest.best_step == report.best_step);
+    CHECK(rest.rates == report.rates);
     CHECK(rest.recoveries == 1);
   }
   Bowl stopped(0.3);

@@ -30,7 +30,7 @@ struct PhaseOptions {
   int recoveries = 3;        // from what is not finite, at most
   // Where the held-out loss begins below this, rates are in proportion to it. AdamW's steps are as
   // long as their rate says however little there is to gain, and what one crop says of it is mostly
-  // chance: below, that is what parameters would follow.
+  // chance: below, that is what parameters would follow. At a loss of 0 no step is taken.
   double full_rate_loss = 0;
 };
 
@@ -39,6 +39,7 @@ struct PhaseReport {
   int best_step = 0;             // steps taken when it was measured; 0: the base was never beaten
   std::vector<double> training;  // loss of each step, penalties included
   std::vector<double> held_out;  // of each evaluation, the first before any step
+  double rates = 1;              // the share of them that the loss before left
   int recoveries = 0;
   bool interrupted = false;
 
@@ -221,13 +222,13 @@ PhaseReport run_phase(std::span<const ParameterGroup<T>> groups, const PhaseOpti
     spread(false);
     report.before = report.best = held_out();
     report.held_out.push_back(report.best);
-    if (report.before < options.full_rate_loss)
-      state.slower = report.before / options.full_rate_loss;
     detail::take(groups, state.best);
   }
+  if (report.before < options.full_rate_loss) report.rates = report.before / options.full_rate_loss;
+  if (memory.begun == nullptr) state.slower = report.rates;
   const auto next_kept = [&] { return (state.steps / memory.every + 1) * memory.every; };
   int due = memory.every > 0 ? next_kept() : options.steps + 1;
-  while (state.steps < options.steps) {
+  while (report.rates > 0 && state.steps < options.steps) {
     double loss = work.learn(state.steps);
     for (const auto& group : groups) loss += group.gather ? group.gather() : 0;
     report.training.push_back(loss);
