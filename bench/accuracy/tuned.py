@@ -124,7 +124,9 @@ def gain_table(results):
             cells[2], cells[3] = percent(share, of_share), verdict(row, share, gap)
             if "second" in result and "second" in base:
                 second, of_second = share_closed(base["second"], result["second"])
-                cells[7], cells[8] = percent(second, of_second), f"{second / share:.2f}"
+                of_first = second / share
+                of_ratio = abs(of_first) * math.hypot(of_second / second, of_share / share)  # texts are independent
+                cells[7], cells[8] = percent(second, of_second), f"{of_first:.2f} \u00b1 {of_ratio:.2f}"
         if tuned and papers:
             cells[4] = percent(*share_closed(papers, result))
         print("| " + " | ".join(cells) + " |")

@@ -38,8 +38,8 @@ struct Tuning {
   double branch_rate = 4e-3, end_to_end_branch_rate = 2e-3, clip_rate = 2e-3, scale_rate = 1.6e-2,
          end_to_end_scale_rate = 1e-2, bias_rate = 4e-3, gain_rate = 5e-4, smoothing_rate = 2e-2;
   // All of the end-to-end stage are less where its divergence begins below this, in nats a step of
-  // the weights' grid: in proportion to it.
-  double full_rate_divergence = 4.8;
+  // the weights' grid: in proportion to its square.
+  double full_rate_divergence = 1.85;
   // What linears and heads multiply, in all passes: words lose less than one step's gradient is off
   // for being of one crop.
   Products products = Products::words;

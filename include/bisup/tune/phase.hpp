@@ -28,9 +28,9 @@ struct PhaseOptions {
   AdamWOptions adamw = {};
   double gradient_norm = 1;  // over all groups
   int recoveries = 3;        // from what is not finite, at most
-  // Where the held-out loss begins below this, rates are in proportion to it. AdamW's steps are as
-  // long as their rate says however little there is to gain, and what one crop says of it is mostly
-  // chance: below, that is what parameters would follow. At a loss of 0 no step is taken.
+  // Where the held-out loss begins below this, rates are in proportion to its square. AdamW's steps
+  // are as long as their rate says however little there is to gain, and what one crop says of it is
+  // mostly chance: below, that is what parameters would follow. At a loss of 0 no step is taken.
   double full_rate_loss = 0;
 };
 
@@ -224,7 +224,10 @@ PhaseReport run_phase(std::span<const ParameterGroup<T>> groups, const PhaseOpti
     report.held_out.push_back(report.best);
     detail::take(groups, state.best);
   }
-  if (report.before < options.full_rate_loss) report.rates = report.before / options.full_rate_loss;
+  if (report.before < options.full_rate_loss) {
+    const double part = report.before / options.full_rate_loss;
+    report.rates = part * part;
+  }
   if (memory.begun == nullptr) state.slower = report.rates;
   const auto next_kept = [&] { return (state.steps / memory.every + 1) * memory.every; };
   int due = memory.every > 0 ? next_kept() : options.steps + 1;
