@@ -133,8 +133,9 @@ struct BenchCommand {
   // Several sequences, one token of each at a time.
   Result<Measured> measure_together(const llama::Model& model, const bisup::KvPolicy& policy,
                                     const Test& test, bisup::ThreadPool& pool) const {
-    auto made = llama::Sequences::make(model, std::max(test.depth + test.generated, 1), policy,
-                                       {.sequences = test.sequences}, pool);
+    const int prompt = model.prompt.tokens();  // stands before all that is counted
+    auto made = llama::Sequences::make(model, prompt + std::max(test.depth + test.generated, 1),
+                                       policy, {.sequences = test.sequences}, pool);
     if (!made) return made.error();
     llama::Sequences sequences = std::move(made).value();
     bisup::Random random(1);
@@ -157,7 +158,8 @@ struct BenchCommand {
     measured.test = test;
     measured.cache_bytes = sequences.pool().allocated_bytes();
     for (int repetition = -1; repetition < repetitions; ++repetition) {
-      for (std::size_t i = 0; i < numbers.size(); ++i) sequences.truncate(numbers[i], depths[i]);
+      for (std::size_t i = 0; i < numbers.size(); ++i)
+        sequences.truncate(numbers[i], prompt + depths[i]);
       const Clock clock;
       for (int i = 0; i < test.generated && !interrupted(); ++i) {
         if (auto step = sequences.forward(nexts); !step) return step.error();
@@ -173,7 +175,8 @@ struct BenchCommand {
   Result<Measured> measure(const llama::Model& model, const bisup::KvPolicy& policy,
                            const Test& test, bisup::ThreadPool& pool) const {
     if (test.sequences > 1) return measure_together(model, policy, test, pool);
-    auto session = llama::Session::make(model, test.depth + test.tokens(), policy, pool);
+    const int before = model.prompt.tokens() + test.depth;
+    auto session = llama::Session::make(model, before + test.tokens(), policy, pool);
     if (!session) return session.error();
     bisup::Random random(1);
     std::vector<int> ids(static_cast<std::size_t>(test.depth + test.tokens()));
@@ -188,7 +191,7 @@ struct BenchCommand {
     measured.test = test;
     measured.cache_bytes = session->cache().allocated_bytes();
     for (int repetition = -1; repetition < repetitions; ++repetition) {
-      session->truncate(test.depth);
+      session->truncate(before);
       const Clock clock;
       if (test.prompt > 0) read(test.depth, test.prompt);
       for (int i = 0; i < test.generated && !interrupted(); ++i) read(test.depth + i, 1);

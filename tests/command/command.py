@@ -434,6 +434,8 @@ def test_prompt():
         request = ["--prompt", words + " a little girl", "-n", "2"]
         check(ask("generate", without, *request)["prompt_tokens"]
               - ask("generate", path, *request)["prompt_tokens"] == tokens, "read once")
+        benched = ask("bench", path, "-p", "8", "-n", "4", "-d", "0,16", "-b", "1,2", "-r", "1")
+        check(len(benched["results"]) == 6, "what is counted stands behind the prompt", benched)
         learned, answer = calibrated(folder, "quarot", "W4A4KV4-g64", "--cache-prompt", "bos")
         check(answer["prompt_tokens"] == 1 and ppl(learned)["prompt_tokens"] == 1, answer)
         # Methods that tune have it so, unless they are told otherwise or the model has no such token.
