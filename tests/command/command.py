@@ -385,6 +385,18 @@ def test_statistics():
     refuse(1, ["too short"], "inspect", TINY, "--statistics", "--text", "-")
 
 
+def test_demo():
+    """examples/demo.sh from its first model to its last answer, with the tiny one for want of PyPI."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(["bash", "../demo.sh", "--text", "eval.txt"], capture_output=True, timeout=590, cwd=TINY,
+                              env={**os.environ, "BISUP": BISUP, "XDG_CACHE_HOME": folder, "PIP_NO_INDEX": "1"})
+        told = done.stdout.decode()
+        check(done.returncode == 0, told, done.stderr.decode())
+        check(len(re.findall(r"^\| (?:float|W\dA\dKV\d-g64)", told, re.M)) == 7, told)
+        check("| W4A4KV4-g64 bisup_quarot |" in told and "examples/tiny_llama" in told, told)
+        check(re.search(r"^read: \d+ tokens .* written: \d+ tokens", told + done.stderr.decode(), re.M), told)
+
+
 def test_prompt():
     """A stored prompt: in front of every window, exact unless told otherwise, the same for a reference."""
     words = "Once upon a time there was"
