@@ -4,6 +4,7 @@
 # by tuning, prints how good and how fast each is (also to build/demo.md) and lets the model answer a
 # question. Run again it repeats only what changed; downloads and quantized models lie in ~/.cache/bisup.
 # With BISUP=COMMAND in the environment it builds nothing and takes that command.
+
 text='' text_is=''
 if [ "$1" = --text ] && [ $# = 2 ]; then
   text=$(realpath "$2") text_is=$(basename "$2")

@@ -133,24 +133,25 @@ struct BenchCommand {
   // Several sequences, one token of each at a time.
   Result<Measured> measure_together(const llama::Model& model, const bisup::KvPolicy& policy,
                                     const Test& test, bisup::ThreadPool& pool) const {
-    const int prompt = model.prompt.tokens();  // stands before all that is counted
-    auto made = llama::Sequences::make(model, prompt + std::max(test.depth + test.generated, 1),
-                                       policy, {.sequences = test.sequences}, pool);
+    auto made = llama::Sequences::make(
+        model, model.prompt.tokens() + std::max(test.depth + test.generated, 1), policy,
+        {.sequences = test.sequences}, pool);
     if (!made) return made.error();
     llama::Sequences sequences = std::move(made).value();
     bisup::Random random(1);
-    std::vector<int> ids(static_cast<std::size_t>(test.depth + 1)), numbers, depths;
+    std::vector<int> ids(static_cast<std::size_t>(test.depth + 1)), numbers, held;
     for (int& id : ids)
       id = static_cast<int>(random.below(static_cast<std::uint32_t>(model.config.vocab_size)));
     for (int i = 0; i < test.sequences; ++i) {
       auto number = sequences.begin();
       if (!number) return number.error();
-      numbers.push_back(*number),
-          depths.push_back(test.depth - test.depth * i / test.sequences / 2);
-      if (depths.back() == 0) continue;
-      const llama::Sequences::Next next{
-          *number, std::span(ids).first(static_cast<std::size_t>(depths.back()))};
-      if (auto read = sequences.forward({&next, 1}); !read) return read.error();
+      const int depth = test.depth - test.depth * i / test.sequences / 2;
+      const llama::Sequences::Next next{*number,
+                                        std::span(ids).first(static_cast<std::size_t>(depth))};
+      if (depth > 0) {
+        if (auto read = sequences.forward({&next, 1}); !read) return read.error();
+      }
+      numbers.push_back(*number), held.push_back(sequences.size(*number));
     }
     std::vector<llama::Sequences::Next> nexts;
     for (const int number : numbers) nexts.push_back({number, std::span(ids).last(1)});
@@ -158,8 +159,7 @@ struct BenchCommand {
     measured.test = test;
     measured.cache_bytes = sequences.pool().allocated_bytes();
     for (int repetition = -1; repetition < repetitions; ++repetition) {
-      for (std::size_t i = 0; i < numbers.size(); ++i)
-        sequences.truncate(numbers[i], prompt + depths[i]);
+      for (std::size_t i = 0; i < numbers.size(); ++i) sequences.truncate(numbers[i], held[i]);
       const Clock clock;
       for (int i = 0; i < test.generated && !interrupted(); ++i) {
         if (auto step = sequences.forward(nexts); !step) return step.error();
@@ -175,8 +175,8 @@ struct BenchCommand {
   Result<Measured> measure(const llama::Model& model, const bisup::KvPolicy& policy,
                            const Test& test, bisup::ThreadPool& pool) const {
     if (test.sequences > 1) return measure_together(model, policy, test, pool);
-    const int before = model.prompt.tokens() + test.depth;
-    auto session = llama::Session::make(model, before + test.tokens(), policy, pool);
+    auto session = llama::Session::make(model, model.prompt.tokens() + test.depth + test.tokens(),
+                                        policy, pool);
     if (!session) return session.error();
     bisup::Random random(1);
     std::vector<int> ids(static_cast<std::size_t>(test.depth + test.tokens()));
@@ -187,11 +187,12 @@ struct BenchCommand {
           std::span(ids).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
     };
     for (int at = 0; at < test.depth; at += 512) read(at, std::min(512, test.depth - at));
+    const int held = session->size();  // the stored prompt's included
     Measured measured;
     measured.test = test;
     measured.cache_bytes = session->cache().allocated_bytes();
     for (int repetition = -1; repetition < repetitions; ++repetition) {
-      session->truncate(before);
+      session->truncate(held);
       const Clock clock;
       if (test.prompt > 0) read(test.depth, test.prompt);
       for (int i = 0; i < test.generated && !interrupted(); ++i) read(test.depth + i, 1);
