@@ -23,7 +23,7 @@ TARGETS = {
 }
 BASE_DATA = ["--calib-samples", "24", "--calib-length", "2048"]
 NOTHING = ["--learn", "none", "--rank", "0"]
-LEARNED = {"atom": "clips,scales,biases,norms", "quarot": "clips,scales,norms"}  # beside branches, by the recipe itself
+LEARNED = "clips,scales,biases,norms"  # beside branches, by the recipe itself
 # One ingredient at a time, learned block by block and end to end; then stages; then all. {} is all that is learned;
 # without a prompt, unless it is named.
 INGREDIENTS = {
@@ -75,7 +75,7 @@ def ingredient_rows():
                 prompt = [] if "--cache-prompt" in arguments else ["--cache-prompt", "none"]
                 made.append(Row(f"bisup_{base}:{bits}-g64:fast:{what.replace(',', '').replace(' ', '_')}", base, bits,
                                 what, ["--method", f"bisup_{base}", "--preset", "fast",
-                                       *[argument.format(LEARNED[base]) for argument in arguments], *prompt]))
+                                       *[argument.format(LEARNED) for argument in arguments], *prompt]))
     return made
 
 

@@ -121,9 +121,7 @@ inline constexpr Recipe quarot{.name = "quarot",
   base.tuning = {.rank = 32,
                  .branch_bits = 0.25,
                  .block_steps = preset.block_steps,
-                 .end_to_end_steps = preset.end_to_end_steps,
-                 // What rounding leaves in the mean is spread over all channels by a rotation.
-                 .biases = base.basis != Basis::rotated};
+                 .end_to_end_steps = preset.end_to_end_steps};
   return base;
 }
 // Round to nearest as far as it goes: what tuning alone is worth, without a transform or GPTQ.
