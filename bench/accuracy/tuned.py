@@ -24,8 +24,8 @@ TARGETS = {
 BASE_DATA = ["--calib-samples", "24", "--calib-length", "2048"]
 NOTHING = ["--learn", "none", "--rank", "0"]
 LEARNED = "clips,scales,biases,norms"  # beside branches, by the recipe itself
-# One ingredient at a time, learned block by block and end to end; then stages; then all. {} is all that is learned;
-# without a prompt, unless it is named.
+# One ingredient at a time, learned block by block and end to end; then stages; then all. Without a prompt, unless it is
+# named.
 INGREDIENTS = {
     "prompt": [*NOTHING, "--cache-prompt", "bos"],
     "smoothing": ["--learn", "smoothing", "--rank", "0"],
@@ -39,8 +39,8 @@ INGREDIENTS = {
     "all without branches": ["--rank", "0"],
     "all, branches merged": ["--rank", "0", "--merged-rank", "32"],
     "all and prompt": ["--cache-prompt", "bos"],
-    "all and smoothing": ["--learn", "{},smoothing"],
-    "all, smoothing and prompt": ["--learn", "{},smoothing", "--cache-prompt", "bos"],
+    "all and smoothing": ["--learn", f"{LEARNED},smoothing"],
+    "all, smoothing and prompt": ["--learn", f"{LEARNED},smoothing", "--cache-prompt", "bos"],
 }
 
 
@@ -74,8 +74,7 @@ def ingredient_rows():
             for what, arguments in INGREDIENTS.items():
                 prompt = [] if "--cache-prompt" in arguments else ["--cache-prompt", "none"]
                 made.append(Row(f"bisup_{base}:{bits}-g64:fast:{what.replace(',', '').replace(' ', '_')}", base, bits,
-                                what, ["--method", f"bisup_{base}", "--preset", "fast",
-                                       *[argument.format(LEARNED) for argument in arguments], *prompt]))
+                                what, ["--method", f"bisup_{base}", "--preset", "fast", *arguments, *prompt]))
     return made
 
 
